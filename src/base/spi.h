@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * spi.h
+ *	  SPI with kept plans, see spi.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_BASE_SPI_H
+#define ESRS_BASE_SPI_H
+
+#include "postgres.h"
+
+#include "executor/spi.h"
+#include "utils/snapshot.h"
+
+extern void esrs_spi_begin(void);
+extern void esrs_spi_end(void);
+extern SPIPlanPtr esrs_spi_prepare(const char *query, int nargs, Oid *types);
+extern uint64 esrs_spi_execute(SPIPlanPtr plan, Datum *values, const char *nulls,
+							   int expected);
+extern uint64 esrs_spi_select_at(SPIPlanPtr plan, Datum *values, const char *nulls,
+								 Snapshot snapshot);
+extern uint64 esrs_spi_run(const char *query, int nargs, Oid *types, Datum *values,
+						   const char *nulls, int expected);
+extern SPIPlanPtr esrs_spi_prepare_once(const char *query, int nargs, Oid *types);
+extern void esrs_spi_utility(const char *command);
+extern Datum esrs_spi_column(uint64 row, int column, bool *isnull);
+
+#endif							/* ESRS_BASE_SPI_H */

@@ -1,0 +1,72 @@
+/*-------------------------------------------------------------------------
+ *
+ * aggregate.h
+ *	  What is known of a registered aggregate, see aggregate.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_CATALOG_AGGREGATE_H
+#define ESRS_CATALOG_AGGREGATE_H
+
+#include "postgres.h"
+
+#include "config.h"
+#include "executor/spi.h"
+#include "nodes/pg_list.h"
+#include "user/routine.h"
+
+/* Statements on the events table, prepared by store/ when first needed. */
+typedef enum EsrsPlan
+{
+	ESRS_PLAN_APPEND,
+	ESRS_PLAN_READ,
+	ESRS_PLAN_READ_AS_CALLER,
+	ESRS_PLAN_NEWEST,
+	ESRS_PLAN_DELETE,
+	ESRS_PLAN_OF_COMMAND
+} EsrsPlan;
+
+#define ESRS_PLAN_COUNT		6
+
+/* A transactional event handler. */
+typedef struct EsrsHandler
+{
+	char	   *name;
+	char	   *signature;
+	char	   *delete_signature;	/* or NULL */
+	EsrsFunction function;		/* oid InvalidOid: the function is gone */
+	EsrsFunction delete_function;
+	bool		set_based;		/* takes all events of a command at once */
+	List	   *event_types;	/* of char *; NIL: all */
+} EsrsHandler;
+
+typedef struct EsrsAggregate
+{
+	char		name[NAMEDATALEN];
+	MemoryContext context;		/* of all that hangs here */
+	bool		valid;			/* false: look it up again */
+	Oid			events;			/* the table */
+	Oid			owner;			/* of the table */
+	char	   *table;			/* its qualified, quoted name */
+	char	   *sequence_index_name;	/* unique (aggregate_id, sequence_number) */
+	uint32		hash;			/* of the name, for locks */
+	bool		adopted;		/* shares its table with the Rust library */
+	bool		v4_ids;
+	int			notify;			/* EsrsNotifyMode, or -1: as the setting says */
+	int			notify_payload; /* EsrsNotifyPayload, or -1 */
+	EsrsRoutine routine;
+	List	   *handlers;		/* of EsrsHandler, in order of registration */
+	SPIPlanPtr	plans[ESRS_PLAN_COUNT];
+} EsrsAggregate;
+
+#define ESRS_NAME_MAX	40
+
+extern EsrsAggregate *esrs_aggregate_find(const char *name, bool missing_ok);
+extern EsrsAggregate *esrs_aggregate_lookup(const char *name);
+extern EsrsAggregate *esrs_aggregate_lookup_locked(const char *name);
+extern void esrs_aggregate_init(void);
+extern uint32 esrs_aggregate_hash(const char *name);
+extern void esrs_aggregate_check_command_right(EsrsAggregate *agg);
+extern void esrs_aggregate_check_table_right(EsrsAggregate *agg, uint64 mode);
+
+#endif							/* ESRS_CATALOG_AGGREGATE_H */

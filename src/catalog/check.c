@@ -1,0 +1,280 @@
+/*-------------------------------------------------------------------------
+ *
+ * check.c
+ *	  Health: find, and where it can be done safely, repair what is wrong with
+ *	  registered aggregates and handlers.
+ *
+ * One row per finding, with what was done or what to do; no row means healthy.
+ * Only the owner of a table has it repaired.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/check.h"
+
+#include "base/security.h"
+#include "base/spi.h"
+#include "catalog/event_table.h"
+#include "catalog/extension.h"
+#include "catalog/pg_type.h"
+#include "catalog/register.h"
+#include "compat.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "user/routine.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(esrs_check);
+
+/* A row of esrs.aggregates, or of esrs.handlers, as far as it is checked. */
+typedef struct Subject
+{
+	char	   *name;
+	Oid			events;
+	char	   *functions[ESRS_CALLBACK_COUNT];	/* signatures, or NULL */
+} Subject;
+
+typedef struct Findings
+{
+	Tuplestorestate *store;
+	TupleDesc	desc;
+} Findings;
+
+static void
+report(Findings *f, const char *severity, const char *object, const char *problem,
+	   const char *hint)
+{
+	Datum		values[4];
+	bool		nulls[4] = {false, false, false, hint == NULL};
+
+	values[0] = CStringGetTextDatum(severity);
+	values[1] = CStringGetTextDatum(object);
+	values[2] = CStringGetTextDatum(problem);
+	values[3] = hint ? CStringGetTextDatum(hint) : (Datum) 0;
+	tuplestore_putvalues(f->store, f->desc, values, nulls);
+}
+
+static char *
+text_or_null(uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = esrs_spi_column(row, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/* Read all subjects: name, table, and n signatures. */
+static Subject *
+read_subjects(const char *query, int nfunctions, uint64 *n)
+{
+	EsrsIdentity before;
+	Subject    *subjects;
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	*n = esrs_spi_run(query, 0, NULL, NULL, NULL, SPI_OK_SELECT);
+	subjects = palloc0(sizeof(Subject) * Max(*n, 1));
+	for (uint64 i = 0; i < *n; i++)
+	{
+		bool		isnull;
+		Datum		events = esrs_spi_column(i, 2, &isnull);
+
+		subjects[i].name = text_or_null(i, 1);
+		subjects[i].events = isnull ? InvalidOid : DatumGetObjectId(events);
+		for (int j = 0; j < nfunctions; j++)
+			subjects[i].functions[j] = text_or_null(i, 3 + j);
+	}
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	return subjects;
+}
+
+/* Bring the signatures in the catalog up to date with renamed functions. */
+static void
+update_signatures(Subject *s, List *callbacks)
+{
+	static const char *const queries[ESRS_CALLBACK_COUNT] = {
+		"UPDATE esrs.aggregates SET handler = $2 WHERE name OPERATOR(pg_catalog.=) $1",
+		"UPDATE esrs.aggregates SET handle_command = $2 WHERE name OPERATOR(pg_catalog.=) $1",
+		"UPDATE esrs.aggregates SET apply_event = $2 WHERE name OPERATOR(pg_catalog.=) $1",
+		"UPDATE esrs.aggregates SET upcast = $2 WHERE name OPERATOR(pg_catalog.=) $1",
+		"UPDATE esrs.aggregates SET from_event = $2 WHERE name OPERATOR(pg_catalog.=) $1",
+		"UPDATE esrs.aggregates SET to_event = $2 WHERE name OPERATOR(pg_catalog.=) $1",
+	};
+	ListCell   *lc = list_head(callbacks);
+
+	for (int i = 0; i < ESRS_CALLBACK_COUNT && lc != NULL; i++)
+	{
+		Oid			types[2] = {TEXTOID, TEXTOID};
+		Datum		values[2];
+		char	   *signature;
+		EsrsIdentity before;
+
+		if (s->functions[i] == NULL)
+			continue;
+		signature = esrs_function_signature(lfirst_oid(lc));
+		lc = lnext(callbacks, lc);
+		if (signature == NULL || strcmp(signature, s->functions[i]) == 0)
+			continue;
+		values[0] = CStringGetTextDatum(s->name);
+		values[1] = CStringGetTextDatum(signature);
+		esrs_security_become(&before, esrs_extension()->owner);
+		esrs_spi_begin();
+		(void) esrs_spi_run(queries[i], 2, types, values, NULL, SPI_OK_UPDATE);
+		esrs_spi_end();
+		esrs_security_restore(&before);
+	}
+}
+
+/* Tie a table to its functions again, if all of them are there. */
+static void
+repair_default(Findings *f, Subject *s, EsrsTableInfo *info, bool owner)
+{
+	List	   *callbacks = NIL;
+
+	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
+	{
+		Oid			oid;
+
+		if (s->functions[i] == NULL)
+			continue;
+		oid = esrs_function_find(s->functions[i]);
+		if (!OidIsValid(oid))
+		{
+			report(f, "error", s->name,
+				   psprintf("%s function %s does not exist", esrs_callback_names[i],
+							s->functions[i]),
+				   psprintf("Create it again, or name another with esrs_alter_aggregate('%s', ...); then call esrs_check().",
+							s->name));
+			return;
+		}
+		callbacks = lappend_oid(callbacks, oid);
+	}
+	if (!owner)
+	{
+		report(f, "error", s->name, "the default of column \"position\" is lost",
+			   "The owner of the table must call esrs_check().");
+		return;
+	}
+	esrs_spi_begin();
+	esrs_event_table_set_default(s->events, s->name, callbacks);
+	esrs_spi_end();
+	report(f, "repaired", s->name,
+		   psprintf("the default of column \"position\" of table %s was lost", info->table), NULL);
+}
+
+/* Positions in the table must lie behind the sequence. */
+static void
+check_positions(Findings *f, Subject *s, EsrsTableInfo *info)
+{
+	int64		greatest = 0;
+	EsrsIdentity before;
+	bool		isnull;
+	Datum		value;
+
+	esrs_security_become(&before, info->owner);
+	esrs_spi_begin();
+	(void) esrs_spi_run(psprintf("SELECT pg_catalog.max(position) FROM %s", info->table),
+						0, NULL, NULL, NULL, SPI_OK_SELECT);
+	value = esrs_spi_column(0, 1, &isnull);
+	if (!isnull)
+		greatest = DatumGetInt64(value);
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	if (esrs_extension_raise_position(greatest))
+		report(f, "repaired", s->name,
+			   psprintf("position " INT64_FORMAT " in table %s was ahead of the sequence",
+						greatest, info->table), NULL);
+}
+
+/* Is EXECUTE on the deciding function everybody's again? */
+static void
+check_public(Findings *f, Subject *s, List *callbacks)
+{
+	bool		decides = s->functions[ESRS_CALLBACK_HANDLER] != NULL ||
+	s->functions[ESRS_CALLBACK_HANDLE_COMMAND] != NULL;
+
+	if (decides && callbacks != NIL &&
+		esrs_register_public_may_execute(linitial_oid(callbacks)))
+		report(f, "warning", s->name,
+			   "everybody may execute the function that decides, and so command the aggregate",
+			   psprintf("REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC;",
+						esrs_function_signature(linitial_oid(callbacks))));
+}
+
+static void
+check_aggregate(Findings *f, Subject *s)
+{
+	EsrsTableInfo info;
+	EsrsTableCondition condition = esrs_event_table_inspect(s->events, s->name, &info);
+	bool		owner;
+
+	if (condition == ESRS_TABLE_MISSING)
+	{
+		report(f, "error", s->name, "its events table does not exist",
+			   psprintf("It was dropped. Call esrs_unregister_aggregate('%s').", s->name));
+		return;
+	}
+	owner = esrs_class_ownercheck(s->events, GetUserId());
+	if (condition == ESRS_TABLE_FOREIGN)
+	{
+		report(f, "error", s->name,
+			   psprintf("table %s is not its events table: %s", info.table, info.problem),
+			   "Restore the table's definition, or unregister the aggregate.");
+		return;
+	}
+	if (condition == ESRS_TABLE_NO_DEFAULT)
+		repair_default(f, s, &info, owner);
+	else
+	{
+		if (owner)
+			update_signatures(s, info.callbacks);
+		check_public(f, s, info.callbacks);
+	}
+	if (!info.guarded)
+		report(f, "warning", s->name,
+			   psprintf("table %s has no enabled guard against UPDATE, DELETE and TRUNCATE", info.table),
+			   psprintf("SELECT esrs_alter_aggregate('%s', '{}') puts it back.", s->name));
+	check_positions(f, s, &info);
+}
+
+static void
+check_handler(Findings *f, Subject *s)
+{
+	for (int i = 0; i < 2; i++)
+		if (s->functions[i] != NULL && !OidIsValid(esrs_function_find(s->functions[i])))
+			report(f, "error", s->name,
+				   psprintf("function %s of event handler \"%s\" does not exist",
+							s->functions[i], s->name),
+				   psprintf("Create it again, name another with esrs_alter_handler(), or call esrs_unregister_handler('%s').",
+							s->name));
+}
+
+/* esrs_check() returns setof (severity, object, problem, hint) */
+Datum
+esrs_check(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Findings	f;
+	Subject    *subjects;
+	uint64		n;
+
+	PreventCommandIfReadOnly("esrs_check()");
+	PreventCommandDuringRecovery("esrs_check()");
+	InitMaterializedSRF(fcinfo, 0);
+	f.store = rsinfo->setResult;
+	f.desc = rsinfo->setDesc;
+	subjects = read_subjects("SELECT name, events, handler, handle_command, apply_event, upcast,"
+							 " from_event, to_event FROM esrs.aggregates ORDER BY name",
+							 ESRS_CALLBACK_COUNT, &n);
+	for (uint64 i = 0; i < n; i++)
+		check_aggregate(&f, &subjects[i]);
+	subjects = read_subjects("SELECT name, NULL::pg_catalog.regclass, handler, delete_handler"
+							 " FROM esrs.handlers ORDER BY ordinal", 2, &n);
+	for (uint64 i = 0; i < n; i++)
+		check_handler(&f, &subjects[i]);
+	return (Datum) 0;
+}

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * event_table.h
+ *	  The table <name>_events: making, adopting and inspecting it, see
+ *	  event_table.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_CATALOG_EVENT_TABLE_H
+#define ESRS_CATALOG_EVENT_TABLE_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+typedef enum EsrsTableCondition
+{
+	ESRS_TABLE_OK,
+	ESRS_TABLE_MISSING,			/* dropped */
+	ESRS_TABLE_FOREIGN,			/* not an events table */
+	ESRS_TABLE_NO_DEFAULT		/* "position" does not name this aggregate */
+} EsrsTableCondition;
+
+typedef struct EsrsTableInfo
+{
+	Oid			owner;
+	char	   *table;			/* qualified and quoted */
+	Oid			sequence_index; /* unique (aggregate_id, sequence_number) */
+	List	   *callbacks;		/* OIDs that the default names, in order */
+	char	   *problem;		/* what is wrong, if FOREIGN */
+	bool		guarded;		/* the guard is there and enabled */
+} EsrsTableInfo;
+
+extern EsrsTableCondition esrs_event_table_inspect(Oid events, const char *name,
+												   EsrsTableInfo *info);
+extern char *esrs_event_table_name(Oid events);
+extern Oid	esrs_event_table_create(const char *name, bool *adopted);
+extern void esrs_event_table_set_default(Oid events, const char *name, List *callbacks);
+extern void esrs_event_table_set_guard(Oid events, const char *name, bool append_only);
+extern void esrs_event_table_set_unique_id(Oid events, bool unique);
+extern void esrs_event_table_release(Oid events);
+
+extern void esrs_event_table_allow(Oid events);
+extern void esrs_event_table_disallow(void);
+
+#endif							/* ESRS_CATALOG_EVENT_TABLE_H */

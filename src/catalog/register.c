@@ -1,0 +1,660 @@
+/*-------------------------------------------------------------------------
+ *
+ * register.c
+ *	  SQL functions that register, alter and unregister aggregates.
+ *
+ * Registration is DDL: it runs as the caller, except for the statements on the
+ * catalogs, which run as their owner after the checks made here.  Registering
+ * and altering share one path: options are read, resolved to functions, and
+ * applied to the table and to the catalog.
+ *
+ * Event handlers are registered in register_handler.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/register.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "base/jsonb_codec.h"
+#include "base/security.h"
+#include "base/spi.h"
+#include "catalog/aggregate.h"
+#include "catalog/event_table.h"
+#include "catalog/extension.h"
+#include "catalog/options.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "compat.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+PG_FUNCTION_INFO_V1(esrs_aggregate_handler_in);
+PG_FUNCTION_INFO_V1(esrs_aggregate_handler_out);
+PG_FUNCTION_INFO_V1(esrs_register_aggregate);
+PG_FUNCTION_INFO_V1(esrs_alter_aggregate);
+PG_FUNCTION_INFO_V1(esrs_unregister_aggregate);
+
+/* All options of an aggregate, as registration takes them. */
+typedef struct AggregateOptions
+{
+	char	   *callbacks[ESRS_CALLBACK_COUNT];	/* signatures, or NULL */
+	Oid			functions[ESRS_CALLBACK_COUNT]; /* what they resolve to */
+	Jsonb	   *initial_state;
+	bool		no_version;
+	int32		event_version;
+	bool		no_snapshots;
+	int32		snapshot_every;
+	char	   *event_id_format;
+	char	   *event_type_path;
+	bool		unique_event_id;
+	bool		append_only;
+	char	   *notify;
+	char	   *notify_payload;
+} AggregateOptions;
+
+static const char *const option_names[] = {
+	"handler", "handle_command", "apply_event", "initial_state", "upcast",
+	"from_event", "to_event", "event_version", "snapshot_every",
+	"event_id_format", "event_type_path", "unique_event_id", "append_only",
+	"notify", "notify_payload"
+};
+
+static const char *const id_formats[] = {"v4", "v7"};
+static const char *const notify_modes[] = {"commit", "off", "worker"};
+static const char *const notify_payloads[] = {"event", "reference"};
+
+/* ------------------------------------------------------------------------
+ * The type of handler functions: it has no values
+ * ------------------------------------------------------------------------
+ */
+Datum
+esrs_aggregate_handler_in(PG_FUNCTION_ARGS)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot accept a value of type %s", "esrs.aggregate_handler")));
+	PG_RETURN_VOID();			/* keep compiler quiet */
+}
+
+Datum
+esrs_aggregate_handler_out(PG_FUNCTION_ARGS)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot display a value of type %s", "esrs.aggregate_handler")));
+	PG_RETURN_VOID();			/* keep compiler quiet */
+}
+
+/* ------------------------------------------------------------------------
+ * Shared with register_handler.c
+ * ------------------------------------------------------------------------
+ */
+
+/* An argument of type text, or NULL. */
+char *
+esrs_register_text_arg(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+/* A required argument of type text; 22004 if it is null. */
+char *
+esrs_register_name_arg(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+/*
+ * Begin a change of the catalogs: refuse it where nothing may be written, and
+ * let one happen at a time.
+ */
+void
+esrs_register_begin(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+	PreventCommandDuringRecovery(function);
+	LockRelationOid(esrs_extension()->aggregates, ShareUpdateExclusiveLock);
+}
+
+/* May the current user EXECUTE the function that he wants to register? */
+void
+esrs_register_check_execute(Oid function)
+{
+	AclResult	result = esrs_proc_aclcheck(function, GetUserId(), ACL_EXECUTE);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_FUNCTION, get_func_name(function));
+}
+
+/* ------------------------------------------------------------------------
+ * Checking options
+ * ------------------------------------------------------------------------
+ */
+
+/* Resolve signatures that are not resolved yet, and check all functions. */
+static void
+resolve(AggregateOptions *o)
+{
+	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
+	{
+		if (o->callbacks[i] == NULL)
+		{
+			o->functions[i] = InvalidOid;
+			continue;
+		}
+		if (!OidIsValid(o->functions[i]))
+			o->functions[i] = esrs_function_parse(o->callbacks[i]);
+		esrs_routine_check_function(i, o->functions[i], esrs_extension()->handler_type);
+		esrs_register_check_execute(o->functions[i]);
+		o->callbacks[i] = esrs_function_signature(o->functions[i]);
+	}
+}
+
+static void
+refuse(const char *message, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg_internal("%s", message),
+			 hint ? errhint("%s", hint) : 0));
+}
+
+/* Check that the options fit together, and each of them. */
+static void
+check_options(AggregateOptions *o)
+{
+	bool		sql = o->callbacks[ESRS_CALLBACK_HANDLE_COMMAND] != NULL ||
+		o->callbacks[ESRS_CALLBACK_APPLY_EVENT] != NULL;
+
+	if (o->callbacks[ESRS_CALLBACK_HANDLER] != NULL)
+	{
+		for (int i = ESRS_CALLBACK_HANDLE_COMMAND; i < ESRS_CALLBACK_COUNT; i++)
+			if (o->callbacks[i] != NULL)
+				refuse("a handler written in C cannot be combined with functions of SQL",
+					   "The handler's EsrsAggregateRoutine has a member for each of them.");
+		if (o->initial_state != NULL || !o->no_version)
+			refuse("a handler written in C sets its initial state and event version itself", NULL);
+	}
+	else if (sql && (o->callbacks[ESRS_CALLBACK_HANDLE_COMMAND] == NULL ||
+					 o->callbacks[ESRS_CALLBACK_APPLY_EVENT] == NULL))
+		refuse("an aggregate needs both handle_command and apply_event",
+			   "Without either it is a store for events that are persisted without commands.");
+	else if (!sql && o->initial_state != NULL)
+		refuse("a store without logic has no initial state", NULL);
+
+	if (!o->no_version && o->event_version < 0)
+		refuse("option \"event_version\" must not be negative", NULL);
+	if (!o->no_snapshots)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("snapshots are not supported by this version of esrs"),
+				 errhint("Leave the option \"%s\" out.", "snapshot_every")));
+	esrs_options_check_choice("event_id_format", o->event_id_format, id_formats,
+							  lengthof(id_formats));
+	if (o->notify != NULL)
+		esrs_options_check_choice("notify", o->notify, notify_modes, lengthof(notify_modes));
+	if (o->notify_payload != NULL)
+		esrs_options_check_choice("notify_payload", o->notify_payload, notify_payloads,
+								  lengthof(notify_payloads));
+	if (o->initial_state != NULL)
+		esrs_jsonb_check_size(o->initial_state, "initial state");
+
+	resolve(o);
+	if (OidIsValid(o->functions[ESRS_CALLBACK_HANDLER]))
+	{
+		EsrsRoutine routine = {.kind = ESRS_KIND_C};
+
+		routine.functions[ESRS_CALLBACK_HANDLER].oid = o->functions[ESRS_CALLBACK_HANDLER];
+		esrs_routine_load_c(&routine);
+	}
+	if (OidIsValid(o->functions[ESRS_CALLBACK_APPLY_EVENT]) &&
+		func_volatile(o->functions[ESRS_CALLBACK_APPLY_EVENT]) == PROVOLATILE_VOLATILE)
+		ereport(DEBUG1,
+				(errmsg_internal("function %s is VOLATILE",
+								 o->callbacks[ESRS_CALLBACK_APPLY_EVENT])));
+}
+
+/* May everybody EXECUTE the function? */
+bool
+esrs_register_public_may_execute(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	bool		isnull;
+	Datum		value;
+	bool		result = false;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	value = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proacl, &isnull);
+	if (isnull)
+		result = true;			/* the default */
+	else
+	{
+		Acl		   *acl = DatumGetAclP(value);
+
+		for (int i = 0; i < ACL_NUM(acl); i++)
+			if (ACL_DAT(acl)[i].ai_grantee == ACL_ID_PUBLIC &&
+				(ACLITEM_GET_PRIVS(ACL_DAT(acl)[i]) & ACL_EXECUTE) != 0)
+				result = true;
+	}
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
+ * EXECUTE on the deciding function is the right to command, so it must not be
+ * everybody's: take it away, or tell who can.
+ */
+static void
+close_to_public(AggregateOptions *o)
+{
+	Oid			function = OidIsValid(o->functions[ESRS_CALLBACK_HANDLER]) ?
+	o->functions[ESRS_CALLBACK_HANDLER] : o->functions[ESRS_CALLBACK_HANDLE_COMMAND];
+	char	   *statement;
+
+	if (!OidIsValid(function) || !esrs_register_public_may_execute(function))
+		return;
+	statement = psprintf("REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC",
+						 format_procedure_qualified(function));
+	if (!esrs_proc_ownercheck(function, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("everybody may execute function %s, and so command the aggregate",
+						format_procedure(function)),
+				 errhint("Its owner must first say: %s;", statement)));
+	esrs_spi_begin();
+	esrs_spi_utility(statement);
+	esrs_spi_end();
+	ereport(NOTICE,
+			(errmsg("revoked EXECUTE on function %s from PUBLIC", format_procedure(function)),
+			 errhint("EXECUTE on it is the right to command: GRANT it to the roles that may.")));
+}
+
+/* ------------------------------------------------------------------------
+ * The row in the catalog
+ * ------------------------------------------------------------------------
+ */
+#define ROW_COLUMNS		18
+
+static Datum
+text_or_null(const char *s, char *isnull)
+{
+	*isnull = s ? ' ' : 'n';
+	return s ? CStringGetTextDatum(s) : (Datum) 0;
+}
+
+/* Write the row of an aggregate, new or changed. */
+static void
+write_row(const char *name, Oid events, bool adopted, AggregateOptions *o, bool update)
+{
+	Oid			types[ROW_COLUMNS] = {TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
+		TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID, TEXTOID, TEXTOID, BOOLOID, BOOLOID,
+	TEXTOID, TEXTOID, BOOLOID};
+	Datum		values[ROW_COLUMNS];
+	char		nulls[ROW_COLUMNS];
+	EsrsIdentity before;
+	const char *query;
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(name);
+	values[1] = ObjectIdGetDatum(events);
+	values[2] = text_or_null(o->callbacks[ESRS_CALLBACK_HANDLER], &nulls[2]);
+	values[3] = text_or_null(o->callbacks[ESRS_CALLBACK_HANDLE_COMMAND], &nulls[3]);
+	values[4] = text_or_null(o->callbacks[ESRS_CALLBACK_APPLY_EVENT], &nulls[4]);
+	nulls[5] = o->initial_state ? ' ' : 'n';
+	values[5] = o->initial_state ? JsonbPGetDatum(o->initial_state) : (Datum) 0;
+	values[6] = text_or_null(o->callbacks[ESRS_CALLBACK_UPCAST], &nulls[6]);
+	values[7] = text_or_null(o->callbacks[ESRS_CALLBACK_FROM_EVENT], &nulls[7]);
+	values[8] = text_or_null(o->callbacks[ESRS_CALLBACK_TO_EVENT], &nulls[8]);
+	nulls[9] = o->no_version ? 'n' : ' ';
+	values[9] = Int32GetDatum(o->event_version);
+	nulls[10] = o->no_snapshots ? 'n' : ' ';
+	values[10] = Int32GetDatum(o->snapshot_every);
+	values[11] = CStringGetTextDatum(o->event_id_format);
+	values[12] = text_or_null(o->event_type_path, &nulls[12]);
+	values[13] = BoolGetDatum(o->unique_event_id);
+	values[14] = BoolGetDatum(o->append_only);
+	values[15] = text_or_null(o->notify, &nulls[15]);
+	values[16] = text_or_null(o->notify_payload, &nulls[16]);
+	values[17] = BoolGetDatum(adopted);
+
+	if (update)
+		query = "UPDATE esrs.aggregates SET events = $2::pg_catalog.regclass, handler = $3,"
+			" handle_command = $4, apply_event = $5, initial_state = $6, upcast = $7,"
+			" from_event = $8, to_event = $9, event_version = $10, snapshot_every = $11,"
+			" event_id_format = $12, event_type_path = $13, unique_event_id = $14,"
+			" append_only = $15, notify = $16, notify_payload = $17, adopted = $18"
+			" WHERE name OPERATOR(pg_catalog.=) $1";
+	else
+		query = "INSERT INTO esrs.aggregates (name, events, handler, handle_command, apply_event,"
+			" initial_state, upcast, from_event, to_event, event_version, snapshot_every,"
+			" event_id_format, event_type_path, unique_event_id, append_only, notify,"
+			" notify_payload, adopted) VALUES ($1, $2::pg_catalog.regclass, $3, $4, $5, $6, $7,"
+			" $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	if (esrs_spi_run(query, ROW_COLUMNS, types, values, nulls,
+					 update ? SPI_OK_UPDATE : SPI_OK_INSERT) != 1)
+		elog(ERROR, "could not write the catalog row of aggregate \"%s\"", name);
+	esrs_spi_end();
+	esrs_security_restore(&before);
+}
+
+static char *
+spi_text(int column)
+{
+	bool		isnull;
+	Datum		value = esrs_spi_column(0, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/*
+ * Read the row of an aggregate.  False if there is none.  Functions are left
+ * unresolved.
+ */
+static bool
+read_row(const char *name, Oid *events, bool *adopted, AggregateOptions *o)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	EsrsIdentity before;
+	bool		isnull;
+	bool		found;
+	Datum		value;
+
+	memset(o, 0, sizeof(*o));
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	found = esrs_spi_run("SELECT events, handler, handle_command, apply_event, upcast,"
+								 " from_event, to_event, initial_state, event_version,"
+								 " snapshot_every, event_id_format, event_type_path,"
+								 " unique_event_id, append_only, notify, notify_payload, adopted"
+								 " FROM esrs.aggregates WHERE name OPERATOR(pg_catalog.=) $1",
+								 1, types, values, NULL, SPI_OK_SELECT) > 0;
+	if (found)
+	{
+		*events = DatumGetObjectId(esrs_spi_column(0, 1, &isnull));
+		for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
+			o->callbacks[i] = spi_text(2 + i);
+		value = esrs_spi_column(0, 8, &isnull);
+		o->initial_state = isnull ? NULL : esrs_jsonb_copy(DatumGetJsonbP(value));
+		o->event_version = DatumGetInt32(esrs_spi_column(0, 9, &o->no_version));
+		o->snapshot_every = DatumGetInt32(esrs_spi_column(0, 10, &o->no_snapshots));
+		o->event_id_format = spi_text(11);
+		o->event_type_path = spi_text(12);
+		o->unique_event_id = DatumGetBool(esrs_spi_column(0, 13, &isnull));
+		o->append_only = DatumGetBool(esrs_spi_column(0, 14, &isnull));
+		o->notify = spi_text(15);
+		o->notify_payload = spi_text(16);
+		*adopted = DatumGetBool(esrs_spi_column(0, 17, &isnull));
+	}
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	return found;
+}
+
+static void
+no_such_aggregate(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("aggregate \"%s\" does not exist", name),
+			 errhint("Registered aggregates are in the view esrs_aggregates.")));
+}
+
+static List *
+callback_list(AggregateOptions *o)
+{
+	List	   *result = NIL;
+
+	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
+		if (OidIsValid(o->functions[i]))
+			result = lappend_oid(result, o->functions[i]);
+	return result;
+}
+
+/* Is the OID in the catalog still a table, and may the current user change it? */
+bool
+esrs_register_check_owner(Oid events)
+{
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(events)))
+		return false;
+	if (!esrs_class_ownercheck(events, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(events));
+	return true;
+}
+
+/* ------------------------------------------------------------------------
+ * SQL functions
+ * ------------------------------------------------------------------------
+ */
+
+/* esrs_register_aggregate(name, ...) returns regclass */
+Datum
+esrs_register_aggregate(PG_FUNCTION_ARGS)
+{
+	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an aggregate");
+	AggregateOptions o = {0};
+	AggregateOptions existing;
+	Oid			events;
+	bool		adopted;
+
+	esrs_options_check_name(name, "an aggregate");
+	if (GetDatabaseEncoding() != PG_UTF8)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("esrs needs a database with encoding UTF8"),
+				 errdetail("The encoding of this database is %s.", GetDatabaseEncodingName())));
+	esrs_register_begin("esrs_register_aggregate()");
+	if (read_row(name, &events, &adopted, &existing))
+	{
+		if (PG_ARGISNULL(16) || !PG_GETARG_BOOL(16))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("aggregate \"%s\" already exists", name),
+					 errhint("To change it call esrs_alter_aggregate().")));
+		ereport(NOTICE,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("aggregate \"%s\" already exists, skipping", name)));
+		PG_RETURN_OID(events);
+	}
+
+	for (int i = 0; i < 3; i++)
+		o.callbacks[i] = esrs_register_text_arg(fcinfo, 1 + i);
+	o.initial_state = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
+	for (int i = 0; i < 3; i++)
+		o.callbacks[ESRS_CALLBACK_UPCAST + i] = esrs_register_text_arg(fcinfo, 5 + i);
+	o.no_version = PG_ARGISNULL(8);
+	o.event_version = o.no_version ? 0 : PG_GETARG_INT32(8);
+	o.no_snapshots = PG_ARGISNULL(9);
+	o.snapshot_every = o.no_snapshots ? 0 : PG_GETARG_INT32(9);
+	o.event_id_format = PG_ARGISNULL(10) ? "v7" : esrs_register_text_arg(fcinfo, 10);
+	o.event_type_path = esrs_register_text_arg(fcinfo, 11);
+	o.unique_event_id = !PG_ARGISNULL(12) && PG_GETARG_BOOL(12);
+	o.append_only = PG_ARGISNULL(13) || PG_GETARG_BOOL(13);
+	o.notify = esrs_register_text_arg(fcinfo, 14);
+	o.notify_payload = esrs_register_text_arg(fcinfo, 15);
+
+	check_options(&o);
+	close_to_public(&o);
+	esrs_spi_begin();
+	events = esrs_event_table_create(name, &adopted);
+	esrs_event_table_set_default(events, name, callback_list(&o));
+	esrs_event_table_set_guard(events, name, o.append_only);
+	if (o.unique_event_id)
+		esrs_event_table_set_unique_id(events, true);
+	esrs_spi_end();
+	write_row(name, events, adopted, &o, false);
+	PG_RETURN_OID(events);
+}
+
+/* Take over the options that the JSON object names. */
+static void
+overlay(AggregateOptions *o, Jsonb *json)
+{
+	EsrsOptions *options = esrs_options_open(json, option_names, lengthof(option_names));
+	char	   *before[ESRS_CALLBACK_COUNT];
+
+	memcpy(before, o->callbacks, sizeof(before));
+	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
+	{
+		esrs_options_text(options, esrs_callback_names[i], &o->callbacks[i], NULL);
+		if (o->callbacks[i] != before[i])
+			o->functions[i] = InvalidOid;
+	}
+	esrs_options_jsonb(options, "initial_state", &o->initial_state);
+	esrs_options_int(options, "event_version", &o->event_version, &o->no_version, 0);
+	esrs_options_int(options, "snapshot_every", &o->snapshot_every, &o->no_snapshots, 0);
+	esrs_options_text(options, "event_id_format", &o->event_id_format, "v7");
+	esrs_options_text(options, "event_type_path", &o->event_type_path, NULL);
+	esrs_options_bool(options, "unique_event_id", &o->unique_event_id, false);
+	esrs_options_bool(options, "append_only", &o->append_only, true);
+	esrs_options_text(options, "notify", &o->notify, NULL);
+	esrs_options_text(options, "notify_payload", &o->notify_payload, NULL);
+}
+
+/* esrs_alter_aggregate(name, options) returns void */
+Datum
+esrs_alter_aggregate(PG_FUNCTION_ARGS)
+{
+	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an aggregate");
+	AggregateOptions o;
+	AggregateOptions old;
+	EsrsTableInfo info;
+	EsrsTableCondition condition;
+	Oid			events;
+	bool		adopted;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("options must not be null")));
+	esrs_register_begin("esrs_alter_aggregate()");
+	if (!read_row(name, &events, &adopted, &o))
+		no_such_aggregate(name);
+	if (!esrs_register_check_owner(events))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("events table of aggregate \"%s\" does not exist", name),
+				 errhint("It was dropped. Call esrs_unregister_aggregate('%s') and register the aggregate again.",
+						 name)));
+	LockRelationOid(events, AccessExclusiveLock);
+
+	/* the table's default follows functions that were renamed */
+	condition = esrs_event_table_inspect(events, name, &info);
+	if (condition == ESRS_TABLE_OK)
+	{
+		ListCell   *lc = list_head(info.callbacks);
+
+		for (int i = 0; i < ESRS_CALLBACK_COUNT && lc != NULL; i++)
+		{
+			if (o.callbacks[i] == NULL)
+				continue;
+			o.functions[i] = lfirst_oid(lc);
+			lc = lnext(info.callbacks, lc);
+		}
+	}
+	old = o;
+	overlay(&o, PG_GETARG_JSONB_P(1));
+	check_options(&o);
+	close_to_public(&o);
+
+	esrs_spi_begin();
+	if (condition != ESRS_TABLE_OK ||
+		memcmp(old.functions, o.functions, sizeof(o.functions)) != 0)
+		esrs_event_table_set_default(events, name, callback_list(&o));
+	if (old.append_only != o.append_only || !info.guarded)
+		esrs_event_table_set_guard(events, name, o.append_only);
+	if (old.unique_event_id != o.unique_event_id)
+		esrs_event_table_set_unique_id(events, o.unique_event_id);
+	esrs_spi_end();
+	write_row(name, events, adopted, &o, true);
+	PG_RETURN_VOID();
+}
+
+/* Remove all rows that tell of an aggregate, or all but deletions and commands. */
+static void
+delete_rows(const char *name, bool history)
+{
+	static const char *const queries[] = {
+		"UPDATE esrs.handlers SET aggregates = pg_catalog.array_remove(aggregates, $1)"
+		" WHERE $1 OPERATOR(pg_catalog.=) ANY (aggregates)",
+		"DELETE FROM esrs.handlers WHERE aggregates OPERATOR(pg_catalog.=) '{}' RETURNING name",
+		"DELETE FROM esrs.aggregates WHERE name OPERATOR(pg_catalog.=) $1",
+		"DELETE FROM esrs.deletions WHERE aggregate OPERATOR(pg_catalog.=) $1",
+		"DELETE FROM esrs.commands WHERE aggregate OPERATOR(pg_catalog.=) $1",
+	};
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	EsrsIdentity before;
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	for (int i = 0; i < (history ? 5 : 3); i++)
+	{
+		(void) esrs_spi_run(queries[i], i == 1 ? 0 : 1, types, values, NULL,
+							i == 0 ? SPI_OK_UPDATE :
+							i == 1 ? SPI_OK_DELETE_RETURNING : SPI_OK_DELETE);
+		if (i == 1)
+			for (uint64 row = 0; row < SPI_processed; row++)
+				ereport(NOTICE,
+						(errmsg("unregistered event handler \"%s\"",
+								SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1)),
+						 errdetail("It served no other aggregate.")));
+	}
+	esrs_spi_end();
+	esrs_security_restore(&before);
+}
+
+/* esrs_unregister_aggregate(name, drop_events) returns void */
+Datum
+esrs_unregister_aggregate(PG_FUNCTION_ARGS)
+{
+	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an aggregate");
+	bool		drop = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	AggregateOptions o;
+	EsrsTableInfo info;
+	Oid			events;
+	bool		adopted;
+
+	esrs_register_begin("esrs_unregister_aggregate()");
+	if (!read_row(name, &events, &adopted, &o))
+		no_such_aggregate(name);
+	if (esrs_register_check_owner(events))
+	{
+		EsrsTableCondition condition;
+
+		LockRelationOid(events, AccessExclusiveLock);
+		condition = esrs_event_table_inspect(events, name, &info);
+		esrs_spi_begin();
+
+		/* a table that does not name this aggregate is none of ours */
+		if (condition == ESRS_TABLE_OK && drop)
+			esrs_spi_utility(psprintf("DROP TABLE %s", info.table));
+		else if (condition == ESRS_TABLE_OK)
+			esrs_event_table_release(events);
+		else if (condition != ESRS_TABLE_MISSING)
+			ereport(NOTICE,
+					(errmsg("table %s was left as it is", info.table),
+					 errdetail("The default of its column \"position\" does not name aggregate \"%s\".",
+							   name)));
+		esrs_spi_end();
+	}
+	delete_rows(name, drop);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * register.h
+ *	  What registering aggregates and registering handlers share, see
+ *	  register.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_CATALOG_REGISTER_H
+#define ESRS_CATALOG_REGISTER_H
+
+#include "postgres.h"
+
+#include "esrs.h"
+
+extern char *esrs_register_text_arg(FunctionCallInfo fcinfo, int n);
+extern char *esrs_register_name_arg(FunctionCallInfo fcinfo, int n, const char *what);
+extern void esrs_register_begin(const char *function);
+extern void esrs_register_check_execute(Oid function);
+extern bool esrs_register_check_owner(Oid events);
+extern bool esrs_register_public_may_execute(Oid function);
+
+#endif							/* ESRS_CATALOG_REGISTER_H */

@@ -1,0 +1,449 @@
+/*-------------------------------------------------------------------------
+ *
+ * register_handler.c
+ *	  SQL functions that register, alter and unregister event handlers.
+ *
+ * A handler belongs to whoever owns all the aggregates that it serves: it runs
+ * inside their commands, with the rights of whoever commands.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/register.h"
+
+#include "base/security.h"
+#include "base/spi.h"
+#include "catalog/extension.h"
+#include "catalog/options.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "user/function.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+PG_FUNCTION_INFO_V1(esrs_register_handler);
+PG_FUNCTION_INFO_V1(esrs_alter_handler);
+PG_FUNCTION_INFO_V1(esrs_unregister_handler);
+
+/* All options of a handler, as registration takes them. */
+typedef struct HandlerOptions
+{
+	List	   *aggregates;		/* of char * */
+	char	   *handler;
+	char	   *mode;
+	char	   *delete_handler;
+	List	   *event_types;	/* of char *; NIL: all */
+	bool		replayable;
+	char	   *ordering;
+	int32		partitions;
+	int32		batch_size;
+	char	   *on_error;
+	int32		max_attempts;
+	char	   *start_at;
+} HandlerOptions;
+
+static const char *const option_names[] = {
+	"aggregates", "handler", "mode", "delete_handler", "event_types", "replayable",
+	"ordering", "partitions", "batch_size", "on_error", "max_attempts"
+};
+
+static const char *const modes[] = {"async", "transactional"};
+static const char *const orderings[] = {"aggregate", "total"};
+static const char *const error_policies[] = {"park", "skip", "stop"};
+
+/* The strings of an array argument; 22004 for a null among them. */
+static List *
+list_arg(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	int			count;
+	List	   *result = NIL;
+
+	if (PG_ARGISNULL(n))
+		return NIL;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(n), TEXTOID, -1, false, TYPALIGN_INT,
+					  &values, &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not contain nulls", what)));
+		result = lappend(result, TextDatumGetCString(values[i]));
+	}
+	return result;
+}
+
+static Datum
+list_to_array(List *list)
+{
+	Datum	   *values = palloc(sizeof(Datum) * Max(list_length(list), 1));
+	ListCell   *lc;
+
+	foreach(lc, list)
+		values[foreach_current_index(lc)] = CStringGetTextDatum((char *) lfirst(lc));
+	return PointerGetDatum(construct_array(values, list_length(list), TEXTOID, -1,
+										   false, TYPALIGN_INT));
+}
+
+/* ------------------------------------------------------------------------
+ * Checking
+ * ------------------------------------------------------------------------
+ */
+
+/* Check that all aggregates exist, once each, and that the caller owns them. */
+static void
+check_aggregates(List *aggregates)
+{
+	ListCell   *lc;
+
+	if (aggregates == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an event handler needs at least one aggregate")));
+	foreach(lc, aggregates)
+	{
+		char	   *name = (char *) lfirst(lc);
+		Oid			types[1] = {TEXTOID};
+		Datum		values[1] = {CStringGetTextDatum(name)};
+		EsrsIdentity before;
+		Oid			events = InvalidOid;
+		bool		found;
+		bool		isnull;
+
+		for (int i = 0; i < foreach_current_index(lc); i++)
+			if (strcmp(name, (char *) list_nth(aggregates, i)) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("aggregate \"%s\" is named twice", name)));
+		esrs_security_become(&before, esrs_extension()->owner);
+		esrs_spi_begin();
+		found = esrs_spi_run("SELECT events FROM esrs.aggregates"
+							 " WHERE name OPERATOR(pg_catalog.=) $1",
+							 1, types, values, NULL, SPI_OK_SELECT) > 0;
+		if (found)
+			events = DatumGetObjectId(esrs_spi_column(0, 1, &isnull));
+		esrs_spi_end();
+		esrs_security_restore(&before);
+		if (!found)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("aggregate \"%s\" does not exist", name),
+					 errhint("Registered aggregates are in the view esrs_aggregates.")));
+		(void) esrs_register_check_owner(events);
+	}
+}
+
+/* Resolve a handler's function and check it; returns the signature to store. */
+static char *
+check_handler_function(const char *signature)
+{
+	const EsrsExtension *ext = esrs_extension();
+	Oid			function = esrs_function_parse(signature);
+	Oid		   *arguments;
+	int			nargs;
+	EsrsSignature wanted = {
+		"an event handler",
+		"handler(esrs_event), or handler(esrs_event[]) for all events of a command at once",
+		1, {ext->event_type, InvalidOid}, InvalidOid, InvalidOid
+	};
+
+	(void) get_func_signature(function, &arguments, &nargs);
+	if (nargs == 1 && arguments[0] == ext->event_array_type)
+		wanted.args[0] = ext->event_array_type;
+	esrs_function_check(function, &wanted);
+	esrs_register_check_execute(function);
+	return esrs_function_signature(function);
+}
+
+static char *
+check_delete_function(const char *signature)
+{
+	static const EsrsSignature wanted = {
+		"a delete handler", "delete_handler(aggregate_id uuid)",
+		1, {UUIDOID, InvalidOid}, InvalidOid, InvalidOid
+	};
+	Oid			function = esrs_function_parse(signature);
+
+	esrs_function_check(function, &wanted);
+	esrs_register_check_execute(function);
+	return esrs_function_signature(function);
+}
+
+static void
+check_positive(const char *option, int32 value)
+{
+	if (value < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" must be at least 1", option)));
+}
+
+static void
+check_options(HandlerOptions *o)
+{
+	esrs_options_check_choice("mode", o->mode, modes, lengthof(modes));
+	if (strcmp(o->mode, "async") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("asynchronous event handlers are not supported by this version of esrs"),
+				 errhint("Use mode \"transactional\", or read esrs_feed().")));
+	esrs_options_check_choice("ordering", o->ordering, orderings, lengthof(orderings));
+	esrs_options_check_choice("on_error", o->on_error, error_policies,
+							  lengthof(error_policies));
+	check_positive("partitions", o->partitions);
+	check_positive("batch_size", o->batch_size);
+	check_positive("max_attempts", o->max_attempts);
+	if (strcmp(o->start_at, "now") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a transactional event handler can only start at \"now\"")));
+	check_aggregates(o->aggregates);
+	o->handler = check_handler_function(o->handler);
+	if (o->delete_handler != NULL)
+		o->delete_handler = check_delete_function(o->delete_handler);
+}
+
+/* ------------------------------------------------------------------------
+ * The row in the catalog
+ * ------------------------------------------------------------------------
+ */
+#define ROW_COLUMNS		14
+
+static void
+write_row(const char *name, HandlerOptions *o, bool update)
+{
+	Oid			types[ROW_COLUMNS] = {TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID,
+		TEXTARRAYOID, BOOLOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INT4OID, TEXTOID,
+	OIDOID};
+	Datum		values[ROW_COLUMNS];
+	char		nulls[ROW_COLUMNS];
+	Oid			caller = GetUserId();
+	EsrsIdentity before;
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(name);
+	values[1] = list_to_array(o->aggregates);
+	values[2] = CStringGetTextDatum(o->handler);
+	values[3] = CStringGetTextDatum(o->mode);
+	nulls[4] = o->delete_handler ? ' ' : 'n';
+	values[4] = o->delete_handler ? CStringGetTextDatum(o->delete_handler) : (Datum) 0;
+	nulls[5] = o->event_types ? ' ' : 'n';
+	values[5] = list_to_array(o->event_types);
+	values[6] = BoolGetDatum(o->replayable);
+	values[7] = CStringGetTextDatum(o->ordering);
+	values[8] = Int32GetDatum(o->partitions);
+	values[9] = Int32GetDatum(o->batch_size);
+	values[10] = CStringGetTextDatum(o->on_error);
+	values[11] = Int32GetDatum(o->max_attempts);
+	values[12] = CStringGetTextDatum(o->start_at);
+	values[13] = ObjectIdGetDatum(caller);
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	if (esrs_spi_run(update ?
+							   "UPDATE esrs.handlers SET aggregates = $2, handler = $3, mode = $4,"
+							   " delete_handler = $5, event_types = $6, replayable = $7,"
+							   " ordering = $8, partitions = $9, batch_size = $10, on_error = $11,"
+							   " max_attempts = $12, start_at = $13"
+							   " WHERE name OPERATOR(pg_catalog.=) $1" :
+							   "INSERT INTO esrs.handlers (name, aggregates, handler, mode,"
+							   " delete_handler, event_types, replayable, ordering, partitions,"
+							   " batch_size, on_error, max_attempts, start_at, run_as)"
+							   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+							   " $14::pg_catalog.regrole)",
+							   update ? ROW_COLUMNS - 1 : ROW_COLUMNS,
+							   types, values, nulls,
+							   update ? SPI_OK_UPDATE : SPI_OK_INSERT) != 1)
+		elog(ERROR, "could not write the catalog row of event handler \"%s\"", name);
+	esrs_spi_end();
+	esrs_security_restore(&before);
+}
+
+static char *
+spi_text(int column)
+{
+	bool		isnull;
+	Datum		value = esrs_spi_column(0, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+static List *
+spi_list(int column)
+{
+	bool		isnull;
+	Datum		value = esrs_spi_column(0, column, &isnull);
+	Datum	   *values;
+	int			n;
+	List	   *result = NIL;
+
+	if (isnull)
+		return NIL;
+	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
+					  &values, NULL, &n);
+	for (int i = 0; i < n; i++)
+		result = lappend(result, TextDatumGetCString(values[i]));
+	return result;
+}
+
+/* Read the row of a handler.  False if there is none. */
+static bool
+read_row(const char *name, HandlerOptions *o)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	EsrsIdentity before;
+	bool		isnull;
+	bool		found;
+
+	memset(o, 0, sizeof(*o));
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	found = esrs_spi_run("SELECT aggregates, handler, mode, delete_handler, event_types,"
+								 " replayable, ordering, partitions, batch_size, on_error,"
+								 " max_attempts, start_at"
+								 " FROM esrs.handlers WHERE name OPERATOR(pg_catalog.=) $1",
+								 1, types, values, NULL, SPI_OK_SELECT) > 0;
+	if (found)
+	{
+		o->aggregates = spi_list(1);
+		o->handler = spi_text(2);
+		o->mode = spi_text(3);
+		o->delete_handler = spi_text(4);
+		o->event_types = spi_list(5);
+		o->replayable = DatumGetBool(esrs_spi_column(0, 6, &isnull));
+		o->ordering = spi_text(7);
+		o->partitions = DatumGetInt32(esrs_spi_column(0, 8, &isnull));
+		o->batch_size = DatumGetInt32(esrs_spi_column(0, 9, &isnull));
+		o->on_error = spi_text(10);
+		o->max_attempts = DatumGetInt32(esrs_spi_column(0, 11, &isnull));
+		o->start_at = spi_text(12);
+	}
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	return found;
+}
+
+static void
+no_such_handler(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("event handler \"%s\" does not exist", name),
+			 errhint("Registered handlers are in the view esrs_handlers.")));
+}
+
+/* ------------------------------------------------------------------------
+ * SQL functions
+ * ------------------------------------------------------------------------
+ */
+
+/* An argument of type int with a default for null. */
+static int32
+int_arg(FunctionCallInfo fcinfo, int n, int32 otherwise)
+{
+	return PG_ARGISNULL(n) ? otherwise : PG_GETARG_INT32(n);
+}
+
+/* esrs_register_handler(name, aggregates, handler, ...) returns void */
+Datum
+esrs_register_handler(PG_FUNCTION_ARGS)
+{
+	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an event handler");
+	HandlerOptions o;
+
+	esrs_options_check_name(name, "an event handler");
+	esrs_register_begin("esrs_register_handler()");
+	if (read_row(name, &o))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("event handler \"%s\" already exists", name),
+				 errhint("To change it call esrs_alter_handler().")));
+
+	o.aggregates = list_arg(fcinfo, 1, "list of aggregates");
+	o.handler = esrs_register_name_arg(fcinfo, 2, "function of an event handler");
+	o.mode = PG_ARGISNULL(3) ? "transactional" : esrs_register_text_arg(fcinfo, 3);
+	o.delete_handler = esrs_register_text_arg(fcinfo, 4);
+	o.event_types = list_arg(fcinfo, 5, "list of event types");
+	if (!PG_ARGISNULL(5) && o.event_types == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("list of event types must not be empty"),
+				 errhint("Null means all events.")));
+	o.replayable = PG_ARGISNULL(6) || PG_GETARG_BOOL(6);
+	o.ordering = PG_ARGISNULL(7) ? "aggregate" : esrs_register_text_arg(fcinfo, 7);
+	o.partitions = int_arg(fcinfo, 8, 1);
+	o.batch_size = int_arg(fcinfo, 9, 100);
+	o.on_error = PG_ARGISNULL(10) ? "skip" : esrs_register_text_arg(fcinfo, 10);
+	o.max_attempts = int_arg(fcinfo, 11, 5);
+	o.start_at = PG_ARGISNULL(12) ? "now" : esrs_register_text_arg(fcinfo, 12);
+	check_options(&o);
+	write_row(name, &o, false);
+	PG_RETURN_VOID();
+}
+
+/* esrs_alter_handler(name, options) returns void */
+Datum
+esrs_alter_handler(PG_FUNCTION_ARGS)
+{
+	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an event handler");
+	HandlerOptions o;
+	EsrsOptions *options;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("options must not be null")));
+	esrs_register_begin("esrs_alter_handler()");
+	if (!read_row(name, &o))
+		no_such_handler(name);
+
+	/* who may change the handler must own what it serves before and after */
+	check_aggregates(o.aggregates);
+	options = esrs_options_open(PG_GETARG_JSONB_P(1), option_names, lengthof(option_names));
+	esrs_options_list(options, "aggregates", &o.aggregates);
+	esrs_options_text(options, "handler", &o.handler, NULL);
+	if (o.handler == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" has no default", "handler")));
+	esrs_options_text(options, "mode", &o.mode, "transactional");
+	esrs_options_text(options, "delete_handler", &o.delete_handler, NULL);
+	esrs_options_list(options, "event_types", &o.event_types);
+	esrs_options_bool(options, "replayable", &o.replayable, true);
+	esrs_options_text(options, "ordering", &o.ordering, "aggregate");
+	esrs_options_int(options, "partitions", &o.partitions, NULL, 1);
+	esrs_options_int(options, "batch_size", &o.batch_size, NULL, 100);
+	esrs_options_text(options, "on_error", &o.on_error, "skip");
+	esrs_options_int(options, "max_attempts", &o.max_attempts, NULL, 5);
+	check_options(&o);
+	write_row(name, &o, true);
+	PG_RETURN_VOID();
+}
+
+/* esrs_unregister_handler(name) returns void */
+Datum
+esrs_unregister_handler(PG_FUNCTION_ARGS)
+{
+	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an event handler");
+	HandlerOptions o;
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	EsrsIdentity before;
+
+	esrs_register_begin("esrs_unregister_handler()");
+	if (!read_row(name, &o))
+		no_such_handler(name);
+	check_aggregates(o.aggregates);
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	(void) esrs_spi_run("DELETE FROM esrs.handlers WHERE name OPERATOR(pg_catalog.=) $1",
+						1, types, values, NULL, SPI_OK_DELETE);
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,83 @@
+/*-------------------------------------------------------------------------
+ *
+ * config.c
+ *	  The settings esrs.*, sorted by name.
+ *
+ * All of them can be set without preloading the library.  Limits are a
+ * superuser's to set.  A setting that does nothing yet is not defined.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "compat.h"
+#include "config.h"
+#include "utils/guc.h"
+
+int			esrs_config_max_json_depth = 100;
+int			esrs_config_max_nesting = 8;
+int			esrs_config_max_payload_size = 16 * 1024;
+int			esrs_config_notify = ESRS_NOTIFY_COMMIT;
+int			esrs_config_notify_payload = ESRS_PAYLOAD_REFERENCE;
+
+static const struct config_enum_entry notify_options[] = {
+	{"commit", ESRS_NOTIFY_COMMIT, false},
+	{"off", ESRS_NOTIFY_OFF, false},
+	{"worker", ESRS_NOTIFY_WORKER, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry notify_payload_options[] = {
+	{"event", ESRS_PAYLOAD_EVENT, false},
+	{"reference", ESRS_PAYLOAD_REFERENCE, false},
+	{NULL, 0, false}
+};
+
+/* Define all settings.  Called once, when the library is loaded. */
+void
+esrs_config_define(void)
+{
+	DefineCustomIntVariable("esrs.max_json_depth",
+							"Sets the maximum nesting depth of commands, events and metadata.",
+							NULL,
+							&esrs_config_max_json_depth,
+							100, 1, 1000,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("esrs.max_nesting",
+							"Sets the maximum depth of commands that are issued by callbacks and handlers.",
+							NULL,
+							&esrs_config_max_nesting,
+							8, 1, 100,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("esrs.max_payload_size",
+							"Sets the maximum size of a command, an event or metadata.",
+							"Strings and the written-out digits of numbers are counted.",
+							&esrs_config_max_payload_size,
+							16 * 1024, 1, 256 * 1024,
+							PGC_SUSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("esrs.notify",
+							 "Sets when notifications of new events are sent.",
+							 "\"worker\" acts as \"commit\" as long as there is no worker.",
+							 &esrs_config_notify,
+							 ESRS_NOTIFY_COMMIT, notify_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("esrs.notify_payload",
+							 "Sets whether a notification refers to an event or contains it.",
+							 "A notification can be read by every role that can connect.",
+							 &esrs_config_notify_payload,
+							 ESRS_PAYLOAD_REFERENCE, notify_payload_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("esrs");
+}

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * config.h
+ *	  The settings esrs.*, see config.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_CONFIG_H
+#define ESRS_CONFIG_H
+
+#include "postgres.h"
+
+/* When NOTIFY is sent; also the option "notify" of an aggregate. */
+typedef enum EsrsNotifyMode
+{
+	ESRS_NOTIFY_OFF,
+	ESRS_NOTIFY_COMMIT,
+	ESRS_NOTIFY_WORKER
+} EsrsNotifyMode;
+
+/* What NOTIFY carries; also the option "notify_payload" of an aggregate. */
+typedef enum EsrsNotifyPayload
+{
+	ESRS_PAYLOAD_REFERENCE,
+	ESRS_PAYLOAD_EVENT
+} EsrsNotifyPayload;
+
+extern int	esrs_config_max_json_depth;
+extern int	esrs_config_max_nesting;
+extern int	esrs_config_max_payload_size;	/* kilobytes */
+extern int	esrs_config_notify;
+extern int	esrs_config_notify_payload;
+
+extern void esrs_config_define(void);
+
+#endif							/* ESRS_CONFIG_H */

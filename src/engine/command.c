@@ -1,0 +1,453 @@
+/*-------------------------------------------------------------------------
+ *
+ * command.c
+ *	  The path of a command, from top to bottom: look up, lock, load, decide,
+ *	  append, advance, transactional handlers, signal.
+ *
+ * This is the file to read first.  Each step is one call into another layer;
+ * what is here is their order and what is judged in between.
+ *
+ * Nothing here may read or write a table, or call a user's function, by
+ * itself.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "engine/command.h"
+
+#include "access/xact.h"
+#include "base/errors.h"
+#include "base/jsonb_codec.h"
+#include "base/uuid.h"
+#include "config.h"
+#include "engine/metadata.h"
+#include "engine/state.h"
+#include "handler/transactional.h"
+#include "miscadmin.h"
+#include "signal/notify.h"
+#include "store/append.h"
+#include "store/ledger.h"
+#include "store/lock.h"
+#include "store/read.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* The commands in progress in this backend, the innermost first. */
+typedef struct Frame
+{
+	struct Frame *outer;
+	Oid			events;
+	pg_uuid_t	id;
+	int			depth;			/* 1 for a command that no other one caused */
+} Frame;
+
+static Frame *innermost = NULL;
+
+/* ------------------------------------------------------------------------
+ * Nesting
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Check that a command may run where it was issued, and prepare its frame.
+ * Raises ZE006 if its instance is being handled further up, or beyond
+ * esrs.max_nesting.
+ */
+static void
+prepare_frame(Frame *frame, EsrsAggregate *agg, const pg_uuid_t *id)
+{
+	bool		busy = esrs_transactional_is_dispatching(agg->events, id);
+	int			depth = 0;
+
+	(void) esrs_transactional_cause(&depth);
+	frame->outer = innermost;
+	frame->events = agg->events;
+	frame->id = *id;
+	frame->depth = Max(depth, innermost ? innermost->depth : 0) + 1;
+	for (Frame *f = innermost; f != NULL && !busy; f = f->outer)
+		busy = f->events == agg->events && esrs_uuid_equal(&f->id, id);
+	if (busy)
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_NESTING),
+				 errmsg("instance %s of aggregate \"%s\" is being handled and cannot be changed",
+						esrs_uuid_text(id), agg->name),
+				 esrs_transactional_running() != NULL ?
+				 errdetail("Its events are being dispatched, and event handler \"%s\" is running.",
+						   esrs_transactional_running()) :
+				 errdetail("One of its callbacks is running."),
+				 errhint("Issue the command after this one, or let handle_command emit both events.")));
+	if (frame->depth > esrs_config_max_nesting)
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_NESTING),
+				 errmsg("commands are nested too deep"),
+				 errdetail("The limit is %d levels, and the last is a command on aggregate \"%s\".",
+						   esrs_config_max_nesting, agg->name),
+				 errhint("Look for event handlers that command each other without end. A superuser can raise the setting %s.",
+						 "esrs.max_nesting")));
+}
+
+/* Refuse early where nothing may be written. */
+void
+esrs_command_check_writable(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+	PreventCommandDuringRecovery(function);
+}
+
+/* ------------------------------------------------------------------------
+ * Judging
+ * ------------------------------------------------------------------------
+ */
+
+/* The caller's expected_sequence must be the instance's. */
+static void
+judge_expected(EsrsCommand *command, EsrsInstance *instance)
+{
+	if (!command->has_expected || command->expected_sequence == instance->sequence_number)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("version conflict on instance %s of aggregate \"%s\"",
+					esrs_uuid_text(&command->aggregate_id), command->aggregate),
+			 errdetail("Expected sequence_number %d, but found %d.",
+					   command->expected_sequence, instance->sequence_number),
+			 errhint("Load the instance again and decide anew.")));
+}
+
+/* An instance that was deleted for good takes nothing any more. */
+static void
+judge_gone(EsrsInstance *instance, Snapshot snapshot)
+{
+	if (instance->sequence_number > 0 ||
+		!esrs_ledger_is_gone(instance->agg, &instance->id, snapshot))
+		return;
+	ereport(ERROR,
+			(errcode(ESRS_ERRCODE_DELETED),
+			 errmsg("instance %s of aggregate \"%s\" was deleted permanently",
+					esrs_uuid_text(&instance->id), instance->agg->name)));
+}
+
+static bool
+collect_record(EsrsRecord *record, void *arg)
+{
+	List	  **records = (List **) arg;
+	MemoryContext before = MemoryContextSwitchTo(GetMemoryChunkContext(records));
+
+	*records = lappend(*records, esrs_event_copy(record));
+	MemoryContextSwitchTo(before);
+	return true;
+}
+
+/*
+ * Was the command handled before, under its command_id?  Then its outcome is
+ * what it was: the state after it.  Raises ZE002 if it was another command.
+ */
+static bool
+judge_seen(EsrsCall *call, EsrsAggregate *agg, EsrsCommand *command, EsrsSeenCommand *digest,
+		   Snapshot snapshot, EsrsOutcome *outcome)
+{
+	EsrsSeenCommand seen;
+	EsrsInstance *instance;
+
+	if (!command->has_command_id)
+		return false;
+	esrs_ledger_digest(command->command, digest->sha256);
+	if (!esrs_ledger_find_command(agg, &command->aggregate_id, &command->command_id,
+								  snapshot, &seen))
+		return false;
+	if (memcmp(seen.sha256, digest->sha256, sizeof(seen.sha256)) != 0)
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_COMMAND_ID_REUSED),
+				 errmsg("command_id %s was used for another command",
+						esrs_uuid_text(&command->command_id)),
+				 errdetail("It was used on instance %s of aggregate \"%s\".",
+						   esrs_uuid_text(&command->aggregate_id), agg->name),
+				 errhint("Generate a new command_id for each command.")));
+
+	instance = esrs_state_load(call, agg, &command->aggregate_id,
+							   (EsrsLoadLimit) {seen.sequence_number, DT_NOEND},
+							   snapshot, true);
+	outcome->sequence_number = seen.sequence_number;
+	outcome->state = esrs_callback_state_json(call, &agg->routine, instance->state);
+	if (command->want_records)
+	{
+		List	  **records = palloc0(sizeof(List *));
+		ListCell   *lc;
+
+		esrs_read_of_command(agg, &command->aggregate_id, seen.sequence_number,
+							 &command->command_id, snapshot, collect_record, records);
+		foreach(lc, *records)
+			if (esrs_event_present(call, &agg->routine, (EsrsRecord *) lfirst(lc)))
+				outcome->records = lappend(outcome->records, lfirst(lc));
+	}
+	return true;
+}
+
+/* ------------------------------------------------------------------------
+ * Storing
+ * ------------------------------------------------------------------------
+ */
+
+/* Make records of the decided events. */
+static List *
+make_records(EsrsCall *call, EsrsInstance *instance, EsrsCommand *command, List *events)
+{
+	EsrsAggregate *agg = instance->agg;
+	Jsonb	   *metadata = esrs_metadata_complete(command);
+	List	   *records = NIL;
+	ListCell   *lc;
+
+	if (list_length(events) > PG_INT32_MAX - instance->sequence_number)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("instance %s of aggregate \"%s\" cannot have more events",
+						esrs_uuid_text(&instance->id), agg->name),
+				 errdetail("Its sequence_number is %d, and %d events are to be stored.",
+						   instance->sequence_number, list_length(events))));
+	foreach(lc, events)
+	{
+		EsrsRecord *record = palloc0(sizeof(EsrsRecord));
+		int			i = foreach_current_index(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		if (command->event_ids != NULL)
+			record->id = command->event_ids[i];
+		else if (agg->v4_ids)
+			esrs_uuid_v4(&record->id);
+		else
+			esrs_uuid_v7(&record->id, call->now);
+		record->aggregate_id = instance->id;
+		record->event = (Jsonb *) lfirst(lc);
+		record->payload = esrs_callback_stored_form(call, &agg->routine, record->event);
+		esrs_call_reset(call);
+		record->occurred_on = call->now;
+		record->sequence_number = instance->sequence_number + 1 + i;
+		record->version = agg->routine.has_version ? agg->routine.event_version : ESRS_NO_VERSION;
+		record->metadata = metadata;
+		records = lappend(records, record);
+	}
+	return records;
+}
+
+/*
+ * The time of the command: the clock's, read under the lock, but never before
+ * the instance's newest event.
+ */
+static TimestampTz
+command_time(EsrsInstance *instance)
+{
+	return Max(GetCurrentTimestamp(), instance->last_occurred_on);
+}
+
+/* ------------------------------------------------------------------------
+ * The path
+ * ------------------------------------------------------------------------
+ */
+
+static void
+run_command(EsrsCommand *command, EsrsAggregate *agg, int depth, EsrsOutcome *outcome)
+{
+	EsrsCall   *call = esrs_call_begin(agg->name, &command->aggregate_id,
+									   GetCurrentTimestamp(), command->metadata);
+	EsrsSeenCommand digest;
+	EsrsInstance *instance;
+	Snapshot	snapshot;
+	List	   *events;
+
+	if (!command->locked)
+		esrs_lock_instance(agg, &command->aggregate_id);
+
+	/* a snapshot taken before the lock would not see what it waited for */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	snapshot = GetActiveSnapshot();
+	if (judge_seen(call, agg, command, &digest, snapshot, outcome))
+	{
+		PopActiveSnapshot();
+		return;
+	}
+	instance = esrs_state_load(call, agg, &command->aggregate_id, ESRS_LOAD_ALL,
+							   snapshot, true);
+	esrs_state_check_current(instance);
+	judge_expected(command, instance);
+	judge_gone(instance, snapshot);
+
+	call->now = command_time(instance);
+	outcome->sequence_number = instance->sequence_number;
+	outcome->rejection = esrs_callback_decide(call, &agg->routine, instance->state,
+											  command->command, command->catch_rejection,
+											  &events);
+	PopActiveSnapshot();
+	if (outcome->rejection != NULL)
+	{
+		if (!command->catch_rejection)
+			esrs_rejection_raise(outcome->rejection);
+		return;
+	}
+
+	outcome->records = make_records(call, instance, command, events);
+	esrs_append(agg, outcome->records);
+	esrs_state_advance(call, instance, outcome->records);
+	outcome->sequence_number = instance->sequence_number;
+	outcome->state = esrs_callback_state_json(call, &agg->routine, instance->state);
+	esrs_call_reset(call);
+	if (command->has_command_id)
+	{
+		digest.sequence_number = instance->sequence_number;
+		esrs_ledger_record_command(agg, &instance->id, &command->command_id, &digest);
+	}
+	esrs_notify_appended(agg, outcome->records);
+	esrs_transactional_run(agg, outcome->records, depth);
+}
+
+static void
+run_persist(EsrsCommand *command, EsrsAggregate *agg, int depth, EsrsOutcome *outcome)
+{
+	EsrsCall   *call = esrs_call_begin(agg->name, &command->aggregate_id, 0, command->metadata);
+	EsrsInstance *instance;
+	Snapshot	snapshot;
+
+	esrs_lock_instance(agg, &command->aggregate_id);
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	snapshot = GetActiveSnapshot();
+	instance = esrs_state_peek(agg, &command->aggregate_id, snapshot);
+	esrs_state_check_current(instance);
+	judge_expected(command, instance);
+	judge_gone(instance, snapshot);
+	PopActiveSnapshot();
+
+	call->now = command_time(instance);
+	outcome->records = make_records(call, instance, command, command->events);
+	esrs_append(agg, outcome->records);
+	outcome->sequence_number = instance->sequence_number + list_length(outcome->records);
+	esrs_notify_appended(agg, outcome->records);
+	esrs_transactional_run(agg, outcome->records, depth);
+}
+
+/* Copy what the caller wants out of the context of the command. */
+static void
+copy_outcome(EsrsOutcome *to, const EsrsOutcome *from, bool want_records)
+{
+	ListCell   *lc;
+
+	memset(to, 0, sizeof(*to));
+	to->sequence_number = from->sequence_number;
+	to->state = from->state ? esrs_jsonb_copy(from->state) : NULL;
+	if (from->rejection != NULL)
+	{
+		to->rejection = palloc0(sizeof(EsrsRejection));
+		to->rejection->message = pstrdup(from->rejection->message);
+		to->rejection->name = from->rejection->name ? pstrdup(from->rejection->name) : NULL;
+		to->rejection->detail = from->rejection->detail ? pstrdup(from->rejection->detail) : NULL;
+		to->rejection->hint = from->rejection->hint ? pstrdup(from->rejection->hint) : NULL;
+	}
+	if (want_records)
+		foreach(lc, from->records)
+			to->records = lappend(to->records, esrs_event_copy(lfirst(lc)));
+}
+
+/* Run a command or a persist in a frame and a memory context of its own. */
+static void
+run_framed(EsrsCommand *command, EsrsAggregate *agg, EsrsOutcome *outcome,
+		   void (*run) (EsrsCommand *, EsrsAggregate *, int, EsrsOutcome *))
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "esrs command",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext before = MemoryContextSwitchTo(context);
+	EsrsOutcome inner = {0};
+	Frame		frame;
+
+	prepare_frame(&frame, agg, &command->aggregate_id);
+	innermost = &frame;
+	PG_TRY();
+	{
+		run(command, agg, frame.depth, &inner);
+	}
+	PG_FINALLY();
+	{
+		innermost = frame.outer;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(before);
+	copy_outcome(outcome, &inner, command->want_records);
+	MemoryContextDelete(context);
+}
+
+/*
+ * Handle a command.  The current user needs EXECUTE on the function that
+ * decides, and nothing else.
+ *
+ * The outcome is in the current context.  Raises 42704, 42501, 40001, ZE002,
+ * ZE005, ZE006, ZE007, what the callbacks and handlers raise, and ZE001 unless
+ * rejections are to be caught.
+ */
+void
+esrs_command_run(EsrsCommand *command, EsrsOutcome *outcome)
+{
+	EsrsAggregate *agg;
+
+	esrs_aggregate_check_command_right(esrs_aggregate_lookup(command->aggregate));
+	agg = esrs_aggregate_lookup_locked(command->aggregate);
+	run_framed(command, agg, outcome, run_command);
+}
+
+/* Store events without deciding.  The current user needs INSERT on the table. */
+void
+esrs_command_persist(EsrsCommand *command, EsrsOutcome *outcome)
+{
+	EsrsAggregate *agg;
+
+	esrs_aggregate_check_table_right(esrs_aggregate_lookup(command->aggregate), ACL_INSERT);
+	agg = esrs_aggregate_lookup_locked(command->aggregate);
+	run_framed(command, agg, outcome, run_persist);
+}
+
+/*
+ * Delete an instance and return the number of its events.  The current user
+ * needs DELETE on the table.
+ */
+uint64
+esrs_command_delete(const char *aggregate, const pg_uuid_t *id, bool permanent)
+{
+	EsrsCommand command = {.aggregate = aggregate,.aggregate_id = *id};
+	EsrsAggregate *agg;
+	EsrsInstance *instance;
+	Frame		frame;
+	volatile uint64 n = 0;
+
+	esrs_aggregate_check_table_right(esrs_aggregate_lookup(aggregate), ACL_DELETE);
+	agg = esrs_aggregate_lookup_locked(aggregate);
+	prepare_frame(&frame, agg, id);
+	innermost = &frame;
+	PG_TRY();
+	{
+		int64		position;
+
+		esrs_lock_instance(agg, id);
+		CommandCounterIncrement();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		instance = esrs_state_peek(agg, id, GetActiveSnapshot());
+		esrs_state_check_current(instance);
+		PopActiveSnapshot();
+		if (instance->sequence_number > 0)
+			n = esrs_ledger_delete_events(agg, id);
+		if (n > 0 || permanent)
+		{
+			position = esrs_ledger_record_deletion(agg, id, command_time(instance),
+												   instance->sequence_number, permanent,
+												   esrs_metadata_complete(&command));
+			esrs_notify_deleted(agg, id, position);
+		}
+		esrs_transactional_delete(agg, id);
+	}
+	PG_FINALLY();
+	{
+		innermost = frame.outer;
+	}
+	PG_END_TRY();
+	return n;
+}

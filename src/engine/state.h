@@ -1,0 +1,45 @@
+/*-------------------------------------------------------------------------
+ *
+ * state.h
+ *	  An instance and its state, see state.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_ENGINE_STATE_H
+#define ESRS_ENGINE_STATE_H
+
+#include "postgres.h"
+
+#include "catalog/aggregate.h"
+#include "user/event.h"
+#include "utils/snapshot.h"
+
+typedef struct EsrsInstance
+{
+	EsrsAggregate *agg;
+	pg_uuid_t	id;
+	EsrsState  *state;			/* NULL: was not loaded */
+
+	/* the newest event; number 0 if there is none */
+	int32		sequence_number;
+	pg_uuid_t	last_id;
+	TimestampTz last_occurred_on;
+} EsrsInstance;
+
+/* Up to where to fold. */
+typedef struct EsrsLoadLimit
+{
+	int32		sequence_number;
+	TimestampTz occurred_on;
+} EsrsLoadLimit;
+
+#define ESRS_LOAD_ALL	((EsrsLoadLimit) {PG_INT32_MAX, DT_NOEND})
+
+extern EsrsInstance *esrs_state_load(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id,
+									 EsrsLoadLimit limit, Snapshot snapshot, bool as_owner);
+extern EsrsInstance *esrs_state_peek(EsrsAggregate *agg, const pg_uuid_t *id,
+									 Snapshot snapshot);
+extern void esrs_state_advance(EsrsCall *call, EsrsInstance *instance, List *records);
+extern void esrs_state_check_current(EsrsInstance *instance);
+
+#endif							/* ESRS_ENGINE_STATE_H */

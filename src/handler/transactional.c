@@ -1,0 +1,356 @@
+/*-------------------------------------------------------------------------
+ *
+ * transactional.c
+ *	  Transactional event handlers: called with the events of a command in the
+ *	  command's own transaction, as the current user.
+ *
+ * Event by event, and for each event handler by handler in the order of
+ * registration; handlers that take all events of a command at once (esrs_event[])
+ * come last, once.  A handler that fails takes the command with it.
+ *
+ * A handler may command other instances.  The events of such a command wait
+ * until the list that is being dispatched is complete, and are dispatched
+ * then, first come, first served: every handler sees one order.  What was
+ * queued in a savepoint that is rolled back is dropped.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "handler/transactional.h"
+
+#include "access/xact.h"
+#include "base/uuid.h"
+#include "catalog/datum.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+/* The events of one command, or more of them, that wait for their turn. */
+typedef struct Batch
+{
+	SubTransactionId subid;
+	char		aggregate[NAMEDATALEN];
+	Oid			events;
+	List	   *records;		/* of EsrsRecord */
+	int			depth;			/* of the command, 1 at top level */
+} Batch;
+
+/* What is being dispatched; NULL if nothing is. */
+static Batch *current = NULL;
+static const EsrsRecord *current_record = NULL;
+static EsrsHandler *current_handler = NULL;
+
+/* The waiting batches, and where they live while something is dispatched. */
+static List *queue = NIL;
+static MemoryContext queue_context = NULL;
+
+/* ------------------------------------------------------------------------
+ * Calling one handler
+ * ------------------------------------------------------------------------
+ */
+typedef struct HandlerCall
+{
+	EsrsFunction *function;
+	Datum		argument;
+} HandlerCall;
+
+static void
+call_body(EsrsCall *call, void *arg)
+{
+	HandlerCall *h = (HandlerCall *) arg;
+	NullableDatum args[1] = {{h->argument, false}};
+	bool		isnull;
+
+	(void) esrs_function_call(h->function, call->context, 1, args, &isnull);
+}
+
+static void
+handler_error_context(void *arg)
+{
+	errcontext("event handler \"%s\"", ((EsrsHandler *) arg)->name);
+}
+
+/* Raise 42883: the function of a handler was dropped. */
+static void
+function_is_gone(EsrsAggregate *agg, const char *handler, const char *signature)
+{
+	/* it may be created again, which nothing tells */
+	agg->valid = false;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_FUNCTION),
+			 errmsg("function %s of event handler \"%s\" does not exist", signature, handler),
+			 errhint("Create it again, name another with esrs_alter_handler(), or call esrs_unregister_handler('%s').",
+					 handler)));
+}
+
+/*
+ * Call a handler with one argument.  The function must not return a set, which
+ * registration saw to.
+ */
+static void
+call_handler(EsrsAggregate *agg, EsrsHandler *handler, EsrsFunction *function,
+			 const char *signature, const pg_uuid_t *id, Datum argument)
+{
+	EsrsHandler *outer = current_handler;
+	HandlerCall h = {function, argument};
+	ErrorContextCallback error_context;
+	EsrsCall   *call;
+
+	if (!OidIsValid(function->oid))
+		function_is_gone(agg, handler->name, signature);
+	error_context.callback = handler_error_context;
+	error_context.arg = handler;
+	error_context.previous = error_context_stack;
+	error_context_stack = &error_context;
+
+	call = esrs_call_begin(agg->name, id, 0, NULL);
+	current_handler = handler;
+	PG_TRY();
+	{
+		esrs_call_run(call, "event handler", NULL, call_body, &h);
+	}
+	PG_FINALLY();
+	{
+		current_handler = outer;
+	}
+	PG_END_TRY();
+	esrs_call_end(call);
+
+	error_context_stack = error_context.previous;
+}
+
+/* ------------------------------------------------------------------------
+ * Dispatching one batch
+ * ------------------------------------------------------------------------
+ */
+
+/* Does the handler want events of this type? */
+static bool
+wants(EsrsHandler *handler, const char *type)
+{
+	ListCell   *lc;
+
+	if (handler->event_types == NIL)
+		return true;
+	foreach(lc, handler->event_types)
+		if (type != NULL && strcmp((char *) lfirst(lc), type) == 0)
+			return true;
+	return false;
+}
+
+static bool
+wants_record(EsrsAggregate *agg, EsrsHandler *handler, EsrsRecord *record)
+{
+	char	   *type;
+	bool		result;
+
+	if (handler->event_types == NIL)
+		return true;
+	type = esrs_document_type(record->event, agg->routine.event_type_path);
+	result = wants(handler, type);
+	if (type != NULL)
+		pfree(type);
+	return result;
+}
+
+static void
+dispatch_record(EsrsAggregate *agg, EsrsRecord *record, MemoryContext scratch)
+{
+	ListCell   *lc;
+
+	current_record = record;
+	foreach(lc, agg->handlers)
+	{
+		EsrsHandler *handler = (EsrsHandler *) lfirst(lc);
+		MemoryContext before;
+
+		if (handler->set_based || !wants_record(agg, handler, record))
+			continue;
+		before = MemoryContextSwitchTo(scratch);
+		call_handler(agg, handler, &handler->function, handler->signature,
+					 &record->aggregate_id, esrs_datum_event(agg->name, record));
+		MemoryContextSwitchTo(before);
+		MemoryContextReset(scratch);
+	}
+}
+
+static void
+dispatch_set(EsrsAggregate *agg, EsrsHandler *handler, List *records, MemoryContext scratch)
+{
+	MemoryContext before = MemoryContextSwitchTo(scratch);
+	List	   *wanted = NIL;
+	ListCell   *lc;
+
+	foreach(lc, records)
+		if (wants_record(agg, handler, (EsrsRecord *) lfirst(lc)))
+			wanted = lappend(wanted, lfirst(lc));
+	if (wanted != NIL)
+	{
+		EsrsRecord *last = (EsrsRecord *) llast(wanted);
+
+		current_record = last;
+		call_handler(agg, handler, &handler->function, handler->signature,
+					 &last->aggregate_id, esrs_datum_event_array(agg->name, wanted));
+	}
+	MemoryContextSwitchTo(before);
+	MemoryContextReset(scratch);
+}
+
+static void
+dispatch(EsrsAggregate *agg, Batch *batch)
+{
+	MemoryContext scratch;
+	ListCell   *lc;
+
+	if (agg->handlers == NIL)
+		return;
+	current = batch;
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "esrs event handlers",
+									ALLOCSET_DEFAULT_SIZES);
+	foreach(lc, batch->records)
+	{
+		CHECK_FOR_INTERRUPTS();
+		dispatch_record(agg, (EsrsRecord *) lfirst(lc), scratch);
+	}
+	foreach(lc, agg->handlers)
+	{
+		EsrsHandler *handler = (EsrsHandler *) lfirst(lc);
+
+		if (handler->set_based)
+			dispatch_set(agg, handler, batch->records, scratch);
+	}
+	MemoryContextDelete(scratch);
+}
+
+/* Copy a batch to the end of the queue. */
+static void
+enqueue(EsrsAggregate *agg, List *records, int depth)
+{
+	MemoryContext before = MemoryContextSwitchTo(queue_context);
+	Batch	   *batch = palloc0(sizeof(Batch));
+	ListCell   *lc;
+
+	batch->subid = GetCurrentSubTransactionId();
+	strlcpy(batch->aggregate, agg->name, sizeof(batch->aggregate));
+	batch->events = agg->events;
+	batch->depth = depth;
+	foreach(lc, records)
+		batch->records = lappend(batch->records, esrs_event_copy(lfirst(lc)));
+	queue = lappend(queue, batch);
+	MemoryContextSwitchTo(before);
+}
+
+/*
+ * Dispatch the events of a command, each with its present form, to the
+ * transactional handlers of the aggregate; or, when called from within a
+ * handler, let them wait.  "depth" is the nesting of the command.
+ */
+void
+esrs_transactional_run(EsrsAggregate *agg, List *records, int depth)
+{
+	Batch		first = {.events = agg->events,.records = records,.depth = depth};
+
+	if (records == NIL || (agg->handlers == NIL && current == NULL))
+		return;
+	if (current != NULL)
+	{
+		enqueue(agg, records, depth);
+		return;
+	}
+
+	queue_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event queue",
+										  ALLOCSET_SMALL_SIZES);
+	PG_TRY();
+	{
+		dispatch(agg, &first);
+		while (queue != NIL)
+		{
+			Batch	   *batch = (Batch *) linitial(queue);
+
+			queue = list_delete_first(queue);
+			dispatch(esrs_aggregate_lookup(batch->aggregate), batch);
+		}
+	}
+	PG_FINALLY();
+	{
+		current = NULL;
+		current_record = NULL;
+		current_handler = NULL;
+		queue = NIL;
+	}
+	PG_END_TRY();
+	MemoryContextDelete(queue_context);
+	queue_context = NULL;
+}
+
+/* Call the delete handlers of an aggregate for an instance. */
+void
+esrs_transactional_delete(EsrsAggregate *agg, const pg_uuid_t *id)
+{
+	ListCell   *lc;
+
+	foreach(lc, agg->handlers)
+	{
+		EsrsHandler *handler = (EsrsHandler *) lfirst(lc);
+
+		if (handler->delete_signature != NULL)
+			call_handler(agg, handler, &handler->delete_function,
+						 handler->delete_signature, id, UUIDPGetDatum(id));
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * What a nested command wants to know
+ * ------------------------------------------------------------------------
+ */
+
+/* The event whose handler is running, and the depth of its command, or NULL. */
+const EsrsRecord *
+esrs_transactional_cause(int *depth)
+{
+	if (current == NULL)
+		return NULL;
+	*depth = current->depth;
+	return current_record;
+}
+
+/* The name of the handler that is running, or NULL. */
+const char *
+esrs_transactional_running(void)
+{
+	return current_handler ? current_handler->name : NULL;
+}
+
+/* Are events of this instance being dispatched? */
+bool
+esrs_transactional_is_dispatching(Oid events, const pg_uuid_t *id)
+{
+	return current != NULL && current->events == events &&
+		esrs_uuid_equal(&((EsrsRecord *) linitial(current->records))->aggregate_id, id);
+}
+
+static void
+subtransaction_event(SubXactEvent event, SubTransactionId subid,
+					 SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
+		return;
+	for (int i = list_length(queue) - 1; i >= 0; i--)
+	{
+		Batch	   *batch = (Batch *) list_nth(queue, i);
+
+		if (batch->subid < subid)
+			break;
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+			batch->subid = parent;
+		else
+			queue = list_truncate(queue, i);
+	}
+}
+
+/* Register for the ends of savepoints.  Called once, at load. */
+void
+esrs_transactional_init(void)
+{
+	RegisterSubXactCallback(subtransaction_event, NULL);
+}

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * init.c
+ *	  _PG_init: what happens when the library is loaded, and nothing else.
+ *
+ * The library needs no preloading: it is loaded by the first function of esrs
+ * that a session calls, also by the default of an events table's column.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "esrs.h"
+
+#include "catalog/aggregate.h"
+#include "compat.h"
+#include "config.h"
+#include "handler/transactional.h"
+#include "signal/notify.h"
+#include "user/call.h"
+
+PG_MODULE_MAGIC;
+
+void
+_PG_init(void)
+{
+	esrs_config_define();
+	esrs_call_publish_api();
+	esrs_aggregate_init();
+	esrs_transactional_init();
+	esrs_notify_init();
+}

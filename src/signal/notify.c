@@ -1,0 +1,360 @@
+/*-------------------------------------------------------------------------
+ *
+ * notify.c
+ *	  Notifications of new events by NOTIFY, and the form of messages.
+ *
+ * What was appended is remembered, savepoint by savepoint, and told just
+ * before the transaction commits: one notification per event, in order, on
+ * the channel <aggregate>_events; of an aggregate with more than 100 events in
+ * one transaction, one summary.
+ *
+ * A notification is a hint, never the truth: it is lost when nobody listens,
+ * and every role may send one.  By default it holds no data of the event,
+ * because every role may also listen.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "signal/notify.h"
+
+#include "access/xact.h"
+#include "base/jsonb_codec.h"
+#include "base/uuid.h"
+#include "commands/async.h"
+#include "config.h"
+#include "pgtime.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* Longest payload that is sent; NOTIFY itself takes 7999 bytes. */
+#define MAX_PAYLOAD		7900
+
+/* More events of one aggregate in one transaction are told by a summary. */
+#define MAX_SINGLE		100
+
+/* An event, or a deletion, that is to be told. */
+typedef struct Pending
+{
+	SubTransactionId subid;
+	char		aggregate[NAMEDATALEN];
+	bool		deletion;
+	bool		truncated;		/* its message did not fit */
+	pg_uuid_t	id;
+	pg_uuid_t	aggregate_id;
+	int32		sequence_number;
+	int64		position;
+	char	   *message;		/* or NULL: a reference */
+} Pending;
+
+/* In TopTransactionContext. */
+static List *pending = NIL;
+
+/* ------------------------------------------------------------------------
+ * Messages
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * RFC 3339 in UTC, with the shortest of 0, 3 or 6 digits of fraction that is
+ * exact, as the Rust library's messages have it.
+ */
+static void
+append_timestamp(StringInfo out, TimestampTz t)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (TIMESTAMP_NOT_FINITE(t) || timestamp2tm(t, NULL, &tm, &fsec, NULL, NULL) != 0)
+	{
+		appendStringInfoString(out, "null");
+		return;
+	}
+	if (tm.tm_year >= 0 && tm.tm_year <= 9999)
+		appendStringInfo(out, "\"%04d", tm.tm_year);
+	else
+		appendStringInfo(out, "\"%+05d", tm.tm_year);
+	appendStringInfo(out, "-%02d-%02dT%02d:%02d:%02d", tm.tm_mon, tm.tm_mday,
+					 tm.tm_hour, tm.tm_min, tm.tm_sec);
+	if (fsec % 1000 != 0)
+		appendStringInfo(out, ".%06d", fsec);
+	else if (fsec != 0)
+		appendStringInfo(out, ".%03d", fsec / 1000);
+	appendStringInfoString(out, "Z\"");
+}
+
+/*
+ * Append the message of an event: compact JSON with the members and the order
+ * of the Rust library's.  With the position as a last member if wanted.
+ * Record->event is set.
+ */
+void
+esrs_notify_message(StringInfo out, const EsrsRecord *record, bool with_position)
+{
+	if (record->deletion)
+	{
+		appendStringInfo(out, "{\"aggregate_id\":\"%s\",\"deleted\":true,\"position\":" INT64_FORMAT "}",
+						 esrs_uuid_text(&record->aggregate_id), record->position);
+		return;
+	}
+	appendStringInfo(out, "{\"id\":\"%s\",\"aggregate_id\":\"%s\",\"payload\":",
+					 esrs_uuid_text(&record->id), esrs_uuid_text(&record->aggregate_id));
+	esrs_jsonb_append(out, record->event);
+	appendStringInfoString(out, ",\"occurred_on\":");
+	append_timestamp(out, record->occurred_on);
+	appendStringInfo(out, ",\"sequence_number\":%d,\"version\":", record->sequence_number);
+	if (record->version == ESRS_NO_VERSION)
+		appendStringInfoString(out, "null");
+	else
+		appendStringInfo(out, "%d", record->version);
+	if (with_position)
+		appendStringInfo(out, ",\"position\":" INT64_FORMAT, record->position);
+	appendStringInfoChar(out, '}');
+}
+
+/* ------------------------------------------------------------------------
+ * Remembering
+ * ------------------------------------------------------------------------
+ */
+
+static Pending *
+remember(EsrsAggregate *agg, const pg_uuid_t *aggregate_id, int64 position)
+{
+	Pending    *p = palloc0(sizeof(Pending));
+
+	p->subid = GetCurrentSubTransactionId();
+	strlcpy(p->aggregate, agg->name, sizeof(p->aggregate));
+	p->aggregate_id = *aggregate_id;
+	p->position = position;
+	pending = lappend(pending, p);
+	return p;
+}
+
+static bool
+is_silent(EsrsAggregate *agg)
+{
+	return (agg->notify < 0 ? esrs_config_notify : agg->notify) == ESRS_NOTIFY_OFF;
+}
+
+static int
+pending_of(EsrsAggregate *agg)
+{
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, pending)
+		n += strcmp(((Pending *) lfirst(lc))->aggregate, agg->name) == 0;
+	return n;
+}
+
+/* Events were appended; tell at commit.  Each record->event is set. */
+void
+esrs_notify_appended(EsrsAggregate *agg, List *records)
+{
+	MemoryContext before;
+	int			payload = agg->notify_payload < 0 ? esrs_config_notify_payload : agg->notify_payload;
+	int			n;
+	ListCell   *lc;
+
+	if (is_silent(agg) || records == NIL)
+		return;
+	before = MemoryContextSwitchTo(TopTransactionContext);
+	n = payload == ESRS_PAYLOAD_EVENT ? pending_of(agg) : 0;
+	foreach(lc, records)
+	{
+		EsrsRecord *record = (EsrsRecord *) lfirst(lc);
+		Pending    *p = remember(agg, &record->aggregate_id, record->position);
+
+		p->id = record->id;
+		p->sequence_number = record->sequence_number;
+
+		/* beyond the limit a summary is likely: keep no messages for it */
+		if (payload == ESRS_PAYLOAD_EVENT && ++n <= MAX_SINGLE)
+		{
+			StringInfoData message;
+
+			initStringInfo(&message);
+			esrs_notify_message(&message, record, true);
+			p->truncated = message.len > MAX_PAYLOAD;
+			if (p->truncated)
+				pfree(message.data);
+			else
+				p->message = message.data;
+		}
+		else
+			p->truncated = payload == ESRS_PAYLOAD_EVENT;
+	}
+	MemoryContextSwitchTo(before);
+}
+
+/* An instance was deleted; tell at commit. */
+void
+esrs_notify_deleted(EsrsAggregate *agg, const pg_uuid_t *id, int64 position)
+{
+	MemoryContext before;
+
+	if (is_silent(agg))
+		return;
+	before = MemoryContextSwitchTo(TopTransactionContext);
+	remember(agg, id, position)->deletion = true;
+	MemoryContextSwitchTo(before);
+}
+
+/* ------------------------------------------------------------------------
+ * Telling
+ * ------------------------------------------------------------------------
+ */
+
+static void
+send(const char *aggregate, const char *payload)
+{
+	char		channel[NAMEDATALEN];
+
+	snprintf(channel, sizeof(channel), "%s_events", aggregate);
+	Async_Notify(channel, payload);
+}
+
+static void
+send_single(const Pending *p)
+{
+	StringInfoData payload;
+
+	if (p->message != NULL)
+	{
+		send(p->aggregate, p->message);
+		return;
+	}
+	initStringInfo(&payload);
+	appendStringInfo(&payload, "{\"aggregate\":\"%s\",", p->aggregate);
+	if (!p->deletion)
+		appendStringInfo(&payload, "\"id\":\"%s\",", esrs_uuid_text(&p->id));
+	appendStringInfo(&payload, "\"aggregate_id\":\"%s\",", esrs_uuid_text(&p->aggregate_id));
+	if (p->deletion)
+		appendStringInfoString(&payload, "\"deleted\":true,");
+	else
+		appendStringInfo(&payload, "\"sequence_number\":%d,", p->sequence_number);
+	appendStringInfo(&payload, "\"position\":" INT64_FORMAT "%s}", p->position,
+					 p->truncated ? ",\"truncated\":true" : "");
+	send(p->aggregate, payload.data);
+	pfree(payload.data);
+}
+
+/* What one transaction has to tell of one aggregate. */
+typedef struct Summary
+{
+	const char *aggregate;
+	int			count;
+	int64		from;
+	int64		to;
+	bool		sent;
+} Summary;
+
+static Summary *
+summary_of(List *summaries, const char *aggregate)
+{
+	ListCell   *lc;
+
+	foreach(lc, summaries)
+		if (strcmp(((Summary *) lfirst(lc))->aggregate, aggregate) == 0)
+			return (Summary *) lfirst(lc);
+	return NULL;
+}
+
+static void
+send_all(void)
+{
+	List	   *summaries = NIL;
+	ListCell   *lc;
+
+	foreach(lc, pending)
+	{
+		Pending    *p = (Pending *) lfirst(lc);
+		Summary    *s = summary_of(summaries, p->aggregate);
+
+		if (s == NULL)
+		{
+			s = palloc0(sizeof(Summary));
+			s->aggregate = p->aggregate;
+			s->from = p->position;
+			summaries = lappend(summaries, s);
+		}
+		s->count++;
+		s->from = Min(s->from, p->position);
+		s->to = Max(s->to, p->position);
+	}
+	foreach(lc, pending)
+	{
+		Pending    *p = (Pending *) lfirst(lc);
+		Summary    *s = summary_of(summaries, p->aggregate);
+
+		if (s->count <= MAX_SINGLE)
+			send_single(p);
+		else if (!s->sent)
+		{
+			char	   *payload = psprintf("{\"aggregate\":\"%s\",\"from\":" INT64_FORMAT
+										   ",\"to\":" INT64_FORMAT ",\"count\":%d}",
+										   s->aggregate, s->from, s->to, s->count);
+
+			send(s->aggregate, payload);
+			s->sent = true;
+		}
+	}
+}
+
+static void
+transaction_event(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			if (pending != NIL)
+				send_all();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (pending != NIL)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has to send notifications of events"),
+						 errhint("SET esrs.notify = off before the command, or set the aggregate's option \"notify\" to \"off\".")));
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			/* its memory goes with the transaction */
+			pending = NIL;
+			break;
+		default:
+			break;
+	}
+}
+
+/* A rolled-back savepoint has nothing to tell; a released one passes it on. */
+static void
+subtransaction_event(SubXactEvent event, SubTransactionId subid,
+					 SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
+		return;
+
+	/* what a savepoint has to tell stands at the end, after its parents' */
+	for (int i = list_length(pending) - 1; i >= 0; i--)
+	{
+		Pending    *p = (Pending *) list_nth(pending, i);
+
+		if (p->subid < subid)
+			break;
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+			p->subid = parent;
+		else
+			pending = list_truncate(pending, i);
+	}
+}
+
+/* Register for the ends of transactions.  Called once, at load. */
+void
+esrs_notify_init(void)
+{
+	RegisterXactCallback(transaction_event, NULL);
+	RegisterSubXactCallback(subtransaction_event, NULL);
+}

@@ -1,0 +1,21 @@
+/*-------------------------------------------------------------------------
+ *
+ * lock.h
+ *	  The lock of an instance, see lock.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_STORE_LOCK_H
+#define ESRS_STORE_LOCK_H
+
+#include "postgres.h"
+
+#include "catalog/aggregate.h"
+
+/* More instances than this in one call, and the whole table is locked. */
+#define ESRS_LOCK_MANY	256
+
+extern void esrs_lock_instance(EsrsAggregate *agg, const pg_uuid_t *id);
+extern void esrs_lock_all(EsrsAggregate *agg);
+
+#endif							/* ESRS_STORE_LOCK_H */

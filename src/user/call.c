@@ -1,0 +1,238 @@
+/*-------------------------------------------------------------------------
+ *
+ * call.c
+ *	  The frame around every call of a user's callback, and the table of
+ *	  functions that a callback in C may call.
+ *
+ * The frame gives the callback its memory and its pool of json-c objects, adds
+ * a line to the context of its errors (aggregate, instance and callback, never
+ * a payload), and notices when it changed a setting that decides about rights,
+ * durability or visibility.
+ *
+ * What the callbacks mean is not known here, see callback.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "user/call.h"
+
+#include "base/errors.h"
+#include "base/jsonb_codec.h"
+#include "base/security.h"
+#include "base/uuid.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+/*
+ * Begin the calls of one command.  The EsrsCall and its scratch context live
+ * in the current context; name and metadata are borrowed.
+ */
+EsrsCall *
+esrs_call_begin(const char *aggregate, const pg_uuid_t *aggregate_id,
+				TimestampTz now, Jsonb *metadata)
+{
+	EsrsCall   *call = palloc0(sizeof(EsrsCall));
+
+	call->aggregate = aggregate;
+	call->aggregate_id = *aggregate_id;
+	call->now = now;
+	call->metadata = metadata;
+	call->context = AllocSetContextCreate(CurrentMemoryContext, "esrs call",
+										  ALLOCSET_DEFAULT_SIZES);
+	esrs_json_pool_init(&call->pool, call->context);
+	return call;
+}
+
+/* Release all that the callbacks made so far. */
+void
+esrs_call_reset(EsrsCall *call)
+{
+	MemoryContextReset(call->context);
+	esrs_json_pool_init(&call->pool, call->context);
+	call->metadata_document = NULL;
+	call->emitted = NIL;
+	call->rejection = NULL;
+	call->rejection_detail = NULL;
+}
+
+void
+esrs_call_end(EsrsCall *call)
+{
+	MemoryContextDelete(call->context);
+	pfree(call);
+}
+
+static void
+call_error_context(void *arg)
+{
+	EsrsCall   *call = (EsrsCall *) arg;
+
+	errcontext("%s of aggregate \"%s\", instance %s", call->callback,
+			   call->aggregate, esrs_uuid_text(&call->aggregate_id));
+}
+
+/*
+ * Run "body", which calls one callback, in the given context (NULL: the
+ * call's own).
+ *
+ * Raises what the callback raises, and ZE005 if it changed a guarded setting.
+ */
+void
+esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
+			  void (*body) (EsrsCall *call, void *arg), void *arg)
+{
+	MemoryContext before = MemoryContextSwitchTo(context ? context : call->context);
+	EsrsJsonPool *outer = esrs_json_pool_enter(&call->pool);
+	const char *outer_callback = call->callback;
+	ErrorContextCallback error_context;
+	EsrsSettings settings;
+	const char *changed;
+
+	error_context.callback = call_error_context;
+	error_context.arg = call;
+	error_context.previous = error_context_stack;
+	error_context_stack = &error_context;
+	call->callback = callback;
+	esrs_security_note_settings(&settings);
+
+	PG_TRY();
+	{
+		body(call, arg);
+		changed = esrs_security_changed_setting(&settings);
+		if (changed != NULL)
+			ereport(ERROR,
+					(errcode(ESRS_ERRCODE_BAD_CALLBACK),
+					 errmsg("callback changed the setting \"%s\"", changed),
+					 errhint("Attach settings to the function with ALTER FUNCTION ... SET.")));
+	}
+	PG_CATCH();
+	{
+		esrs_json_pool_enter(outer);
+		call->callback = outer_callback;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	error_context_stack = error_context.previous;
+	call->callback = outer_callback;
+	esrs_json_pool_enter(outer);
+	MemoryContextSwitchTo(before);
+}
+
+/* ------------------------------------------------------------------------
+ * The functions behind esrs.h; their contracts are written there.
+ * ------------------------------------------------------------------------
+ */
+
+static struct json_object *
+api_json_parse(const char *text)
+{
+	JsonbValue	value;
+
+	esrs_jsonb_root(esrs_jsonb_from_text(text), &value);
+	return esrs_jsonb_to_json(&value, CurrentMemoryContext);
+}
+
+static const struct varlena *
+api_json_raw(EsrsJson *doc)
+{
+	return (const struct varlena *) esrs_document_jsonb(doc);
+}
+
+static void
+api_emit(EsrsCall *call, struct json_object *event)
+{
+	MemoryContext before = MemoryContextSwitchTo(call->context);
+	EsrsJsonOwner *owner = esrs_json_owner_create(call->context);
+
+	CHECK_FOR_INTERRUPTS();
+	if (event != NULL)
+		esrs_json_owner_set(owner, esrs_json_pool_take(event));
+	call->emitted = lappend(call->emitted, owner);
+	MemoryContextSwitchTo(before);
+}
+
+static bool
+api_reject(EsrsCall *call, const char *name, const char *message)
+{
+	MemoryContext before = MemoryContextSwitchTo(call->context);
+	EsrsRejection *rejection = palloc0(sizeof(EsrsRejection));
+
+	rejection->name = name ? pstrdup(name) : NULL;
+	rejection->message = pstrdup(message);
+	call->rejection = rejection;
+	MemoryContextSwitchTo(before);
+	return false;
+}
+
+static struct json_object *
+api_reject_detail(EsrsCall *call)
+{
+	if (call->rejection == NULL)
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
+				 errmsg("callback gave the detail of a rejection before the rejection"),
+				 errhint("Call %s first.", "esrs_reject()")));
+	if (call->rejection_detail == NULL)
+	{
+		EsrsJsonOwner *owner = esrs_json_owner_create(call->context);
+		struct json_object *detail = (json_object_new_object) ();
+
+		if (detail == NULL)
+			esrs_json_out_of_memory();
+		esrs_json_owner_set(owner, detail);
+		call->rejection_detail = owner;
+	}
+	return call->rejection_detail->object;
+}
+
+static const pg_uuid_t *
+api_aggregate_id(EsrsCall *call)
+{
+	return &call->aggregate_id;
+}
+
+static EsrsJson *
+api_metadata(EsrsCall *call)
+{
+	if (call->metadata == NULL)
+		return NULL;
+	if (call->metadata_document == NULL)
+		call->metadata_document = esrs_document_from_jsonb(call->context, call->metadata);
+	return call->metadata_document;
+}
+
+static TimestampTz
+api_now(EsrsCall *call)
+{
+	return call->now;
+}
+
+static const EsrsApi api = {
+	.abi_version = ESRS_ABI_VERSION,
+	.size = sizeof(EsrsApi),
+	.json_track = esrs_json_pool_track,
+	.json_untrack = esrs_json_pool_untrack,
+	.json_attached = esrs_json_pool_attached,
+	.json_parse = api_json_parse,
+	.json = esrs_document_json,
+	.json_raw = api_json_raw,
+	.json_get = esrs_document_get,
+	.json_length = esrs_document_length,
+	.json_element = esrs_document_element,
+	.json_variant = esrs_document_variant,
+	.emit = api_emit,
+	.reject = api_reject,
+	.reject_detail = api_reject_detail,
+	.aggregate_id = api_aggregate_id,
+	.metadata = api_metadata,
+	.now = api_now,
+};
+
+/* Let user libraries find the table.  Called once, when esrs is loaded. */
+void
+esrs_call_publish_api(void)
+{
+	*(const EsrsApi **) find_rendezvous_variable("esrs_api") = &api;
+}
