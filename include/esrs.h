@@ -394,8 +394,7 @@ esrs_emit_variant(EsrsCall *call, const char *type)
 }
 
 /* Reject the command.  The name identifies the rejection, for programs. */
-static inline bool
-esrs_reject(EsrsCall *call, const char *name, const char *fmt,...) pg_attribute_printf(3, 4);
+static inline bool esrs_reject(EsrsCall *call, const char *name, const char *fmt,...) pg_attribute_printf(3, 4);
 
 static inline bool
 esrs_reject(EsrsCall *call, const char *name, const char *fmt,...)

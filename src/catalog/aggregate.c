@@ -490,7 +490,11 @@ esrs_aggregate_find(const char *name, bool missing_ok)
 		CHECK_FOR_INTERRUPTS();
 		if (entry->aggregate != NULL)
 			retire(entry);
-		/* below the current context until it is complete, so an error frees it */
+
+		/*
+		 * below the current context until it is complete, so an error frees
+		 * it
+		 */
 		context = AllocSetContextCreate(CurrentMemoryContext, "esrs aggregate",
 										ALLOCSET_SMALL_SIZES);
 		PG_TRY();

@@ -48,7 +48,8 @@ typedef struct EsrsAggregate
 	Oid			events;			/* the table */
 	Oid			owner;			/* of the table */
 	char	   *table;			/* its qualified, quoted name */
-	char	   *sequence_index_name;	/* unique (aggregate_id, sequence_number) */
+	char	   *sequence_index_name;	/* unique (aggregate_id,
+										 * sequence_number) */
 	uint32		hash;			/* of the name, for locks */
 	bool		adopted;		/* shares its table with the Rust library */
 	bool		v4_ids;

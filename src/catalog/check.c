@@ -34,7 +34,7 @@ typedef struct Subject
 {
 	char	   *name;
 	Oid			events;
-	char	   *functions[ESRS_CALLBACK_COUNT];	/* signatures, or NULL */
+	char	   *functions[ESRS_CALLBACK_COUNT]; /* signatures, or NULL */
 } Subject;
 
 typedef struct Findings

@@ -307,16 +307,16 @@ static void
 fill_positions(const char *table, const char *name)
 {
 	(void) esrs_spi_run(psprintf("UPDATE %s AS e SET position = n.position FROM ("
-								"SELECT o.aggregate_id, o.sequence_number, esrs.next_position(%s) AS position FROM ("
-								"SELECT m.aggregate_id, m.sequence_number FROM ("
-								"SELECT aggregate_id, sequence_number, pg_catalog.max(occurred_on) OVER ("
-								"PARTITION BY aggregate_id ORDER BY sequence_number) AS reached FROM %s"
-								" WHERE position IS NULL) AS m"
-								" ORDER BY m.reached, m.aggregate_id, m.sequence_number) AS o) AS n"
-								" WHERE e.aggregate_id OPERATOR(pg_catalog.=) n.aggregate_id"
-								" AND e.sequence_number OPERATOR(pg_catalog.=) n.sequence_number"
-								" AND e.position IS NULL",
-								table, quote_literal_cstr(name), table),
+								 "SELECT o.aggregate_id, o.sequence_number, esrs.next_position(%s) AS position FROM ("
+								 "SELECT m.aggregate_id, m.sequence_number FROM ("
+								 "SELECT aggregate_id, sequence_number, pg_catalog.max(occurred_on) OVER ("
+								 "PARTITION BY aggregate_id ORDER BY sequence_number) AS reached FROM %s"
+								 " WHERE position IS NULL) AS m"
+								 " ORDER BY m.reached, m.aggregate_id, m.sequence_number) AS o) AS n"
+								 " WHERE e.aggregate_id OPERATOR(pg_catalog.=) n.aggregate_id"
+								 " AND e.sequence_number OPERATOR(pg_catalog.=) n.sequence_number"
+								 " AND e.position IS NULL",
+								 table, quote_literal_cstr(name), table),
 						0, NULL, NULL, NULL, SPI_OK_UPDATE);
 }
 
@@ -383,7 +383,10 @@ adopt_table(Oid events, const char *table, const char *name)
 
 	drop_guard(events);
 
-	/* in two steps: a volatile default added with the column would rewrite the table */
+	/*
+	 * in two steps: a volatile default added with the column would rewrite
+	 * the table
+	 */
 	for (int i = FIRST_ADDED_COLUMN; i < lengthof(columns); i++)
 	{
 		if (!lacks[i])

@@ -21,7 +21,7 @@
 #include "base/jsonb_codec.h"
 #include "base/security.h"
 #include "base/spi.h"
-#include "catalog/aggregate.h"
+#include "catalog/aggregate_row.h"
 #include "catalog/event_table.h"
 #include "catalog/extension.h"
 #include "catalog/options.h"
@@ -42,24 +42,6 @@ PG_FUNCTION_INFO_V1(esrs_aggregate_handler_out);
 PG_FUNCTION_INFO_V1(esrs_register_aggregate);
 PG_FUNCTION_INFO_V1(esrs_alter_aggregate);
 PG_FUNCTION_INFO_V1(esrs_unregister_aggregate);
-
-/* All options of an aggregate, as registration takes them. */
-typedef struct AggregateOptions
-{
-	char	   *callbacks[ESRS_CALLBACK_COUNT];	/* signatures, or NULL */
-	Oid			functions[ESRS_CALLBACK_COUNT]; /* what they resolve to */
-	Jsonb	   *initial_state;
-	bool		no_version;
-	int32		event_version;
-	bool		no_snapshots;
-	int32		snapshot_every;
-	char	   *event_id_format;
-	char	   *event_type_path;
-	bool		unique_event_id;
-	bool		append_only;
-	char	   *notify;
-	char	   *notify_payload;
-} AggregateOptions;
 
 static const char *const option_names[] = {
 	"handler", "handle_command", "apply_event", "initial_state", "upcast",
@@ -147,7 +129,7 @@ esrs_register_check_execute(Oid function)
 
 /* Resolve signatures that are not resolved yet, and check all functions. */
 static void
-resolve(AggregateOptions *o)
+resolve(EsrsAggregateOptions *o)
 {
 	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
 	{
@@ -175,10 +157,10 @@ refuse(const char *message, const char *hint)
 
 /* Check that the options fit together, and each of them. */
 static void
-check_options(AggregateOptions *o)
+check_options(EsrsAggregateOptions *o)
 {
 	bool		sql = o->callbacks[ESRS_CALLBACK_HANDLE_COMMAND] != NULL ||
-		o->callbacks[ESRS_CALLBACK_APPLY_EVENT] != NULL;
+	o->callbacks[ESRS_CALLBACK_APPLY_EVENT] != NULL;
 
 	if (o->callbacks[ESRS_CALLBACK_HANDLER] != NULL)
 	{
@@ -260,7 +242,7 @@ esrs_register_public_may_execute(Oid function)
  * everybody's: take it away, or tell who can.
  */
 static void
-close_to_public(AggregateOptions *o)
+close_to_public(EsrsAggregateOptions *o)
 {
 	Oid			function = OidIsValid(o->functions[ESRS_CALLBACK_HANDLER]) ?
 	o->functions[ESRS_CALLBACK_HANDLER] : o->functions[ESRS_CALLBACK_HANDLE_COMMAND];
@@ -284,130 +266,6 @@ close_to_public(AggregateOptions *o)
 			 errhint("EXECUTE on it is the right to command: GRANT it to the roles that may.")));
 }
 
-/* ------------------------------------------------------------------------
- * The row in the catalog
- * ------------------------------------------------------------------------
- */
-#define ROW_COLUMNS		18
-
-static Datum
-text_or_null(const char *s, char *isnull)
-{
-	*isnull = s ? ' ' : 'n';
-	return s ? CStringGetTextDatum(s) : (Datum) 0;
-}
-
-/* Write the row of an aggregate, new or changed. */
-static void
-write_row(const char *name, Oid events, bool adopted, AggregateOptions *o, bool update)
-{
-	Oid			types[ROW_COLUMNS] = {TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
-		TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID, TEXTOID, TEXTOID, BOOLOID, BOOLOID,
-	TEXTOID, TEXTOID, BOOLOID};
-	Datum		values[ROW_COLUMNS];
-	char		nulls[ROW_COLUMNS];
-	EsrsIdentity before;
-	const char *query;
-
-	memset(nulls, ' ', sizeof(nulls));
-	values[0] = CStringGetTextDatum(name);
-	values[1] = ObjectIdGetDatum(events);
-	values[2] = text_or_null(o->callbacks[ESRS_CALLBACK_HANDLER], &nulls[2]);
-	values[3] = text_or_null(o->callbacks[ESRS_CALLBACK_HANDLE_COMMAND], &nulls[3]);
-	values[4] = text_or_null(o->callbacks[ESRS_CALLBACK_APPLY_EVENT], &nulls[4]);
-	nulls[5] = o->initial_state ? ' ' : 'n';
-	values[5] = o->initial_state ? JsonbPGetDatum(o->initial_state) : (Datum) 0;
-	values[6] = text_or_null(o->callbacks[ESRS_CALLBACK_UPCAST], &nulls[6]);
-	values[7] = text_or_null(o->callbacks[ESRS_CALLBACK_FROM_EVENT], &nulls[7]);
-	values[8] = text_or_null(o->callbacks[ESRS_CALLBACK_TO_EVENT], &nulls[8]);
-	nulls[9] = o->no_version ? 'n' : ' ';
-	values[9] = Int32GetDatum(o->event_version);
-	nulls[10] = o->no_snapshots ? 'n' : ' ';
-	values[10] = Int32GetDatum(o->snapshot_every);
-	values[11] = CStringGetTextDatum(o->event_id_format);
-	values[12] = text_or_null(o->event_type_path, &nulls[12]);
-	values[13] = BoolGetDatum(o->unique_event_id);
-	values[14] = BoolGetDatum(o->append_only);
-	values[15] = text_or_null(o->notify, &nulls[15]);
-	values[16] = text_or_null(o->notify_payload, &nulls[16]);
-	values[17] = BoolGetDatum(adopted);
-
-	if (update)
-		query = "UPDATE esrs.aggregates SET events = $2::pg_catalog.regclass, handler = $3,"
-			" handle_command = $4, apply_event = $5, initial_state = $6, upcast = $7,"
-			" from_event = $8, to_event = $9, event_version = $10, snapshot_every = $11,"
-			" event_id_format = $12, event_type_path = $13, unique_event_id = $14,"
-			" append_only = $15, notify = $16, notify_payload = $17, adopted = $18"
-			" WHERE name OPERATOR(pg_catalog.=) $1";
-	else
-		query = "INSERT INTO esrs.aggregates (name, events, handler, handle_command, apply_event,"
-			" initial_state, upcast, from_event, to_event, event_version, snapshot_every,"
-			" event_id_format, event_type_path, unique_event_id, append_only, notify,"
-			" notify_payload, adopted) VALUES ($1, $2::pg_catalog.regclass, $3, $4, $5, $6, $7,"
-			" $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
-	esrs_security_become(&before, esrs_extension()->owner);
-	esrs_spi_begin();
-	if (esrs_spi_run(query, ROW_COLUMNS, types, values, nulls,
-					 update ? SPI_OK_UPDATE : SPI_OK_INSERT) != 1)
-		elog(ERROR, "could not write the catalog row of aggregate \"%s\"", name);
-	esrs_spi_end();
-	esrs_security_restore(&before);
-}
-
-static char *
-spi_text(int column)
-{
-	bool		isnull;
-	Datum		value = esrs_spi_column(0, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
-/*
- * Read the row of an aggregate.  False if there is none.  Functions are left
- * unresolved.
- */
-static bool
-read_row(const char *name, Oid *events, bool *adopted, AggregateOptions *o)
-{
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(name)};
-	EsrsIdentity before;
-	bool		isnull;
-	bool		found;
-	Datum		value;
-
-	memset(o, 0, sizeof(*o));
-	esrs_security_become(&before, esrs_extension()->owner);
-	esrs_spi_begin();
-	found = esrs_spi_run("SELECT events, handler, handle_command, apply_event, upcast,"
-								 " from_event, to_event, initial_state, event_version,"
-								 " snapshot_every, event_id_format, event_type_path,"
-								 " unique_event_id, append_only, notify, notify_payload, adopted"
-								 " FROM esrs.aggregates WHERE name OPERATOR(pg_catalog.=) $1",
-								 1, types, values, NULL, SPI_OK_SELECT) > 0;
-	if (found)
-	{
-		*events = DatumGetObjectId(esrs_spi_column(0, 1, &isnull));
-		for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
-			o->callbacks[i] = spi_text(2 + i);
-		value = esrs_spi_column(0, 8, &isnull);
-		o->initial_state = isnull ? NULL : esrs_jsonb_copy(DatumGetJsonbP(value));
-		o->event_version = DatumGetInt32(esrs_spi_column(0, 9, &o->no_version));
-		o->snapshot_every = DatumGetInt32(esrs_spi_column(0, 10, &o->no_snapshots));
-		o->event_id_format = spi_text(11);
-		o->event_type_path = spi_text(12);
-		o->unique_event_id = DatumGetBool(esrs_spi_column(0, 13, &isnull));
-		o->append_only = DatumGetBool(esrs_spi_column(0, 14, &isnull));
-		o->notify = spi_text(15);
-		o->notify_payload = spi_text(16);
-		*adopted = DatumGetBool(esrs_spi_column(0, 17, &isnull));
-	}
-	esrs_spi_end();
-	esrs_security_restore(&before);
-	return found;
-}
-
 static void
 no_such_aggregate(const char *name)
 {
@@ -418,7 +276,7 @@ no_such_aggregate(const char *name)
 }
 
 static List *
-callback_list(AggregateOptions *o)
+callback_list(EsrsAggregateOptions *o)
 {
 	List	   *result = NIL;
 
@@ -449,8 +307,8 @@ Datum
 esrs_register_aggregate(PG_FUNCTION_ARGS)
 {
 	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an aggregate");
-	AggregateOptions o = {0};
-	AggregateOptions existing;
+	EsrsAggregateOptions o = {0};
+	EsrsAggregateOptions existing;
 	Oid			events;
 	bool		adopted;
 
@@ -461,7 +319,7 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 				 errmsg("esrs needs a database with encoding UTF8"),
 				 errdetail("The encoding of this database is %s.", GetDatabaseEncodingName())));
 	esrs_register_begin("esrs_register_aggregate()");
-	if (read_row(name, &events, &adopted, &existing))
+	if (esrs_aggregate_row_read(name, &events, &adopted, &existing))
 	{
 		if (PG_ARGISNULL(16) || !PG_GETARG_BOOL(16))
 			ereport(ERROR,
@@ -499,13 +357,13 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 	if (o.unique_event_id)
 		esrs_event_table_set_unique_id(events, true);
 	esrs_spi_end();
-	write_row(name, events, adopted, &o, false);
+	esrs_aggregate_row_write(name, events, adopted, &o, false);
 	PG_RETURN_OID(events);
 }
 
 /* Take over the options that the JSON object names. */
 static void
-overlay(AggregateOptions *o, Jsonb *json)
+overlay(EsrsAggregateOptions *o, Jsonb *json)
 {
 	EsrsOptions *options = esrs_options_open(json, option_names, lengthof(option_names));
 	char	   *before[ESRS_CALLBACK_COUNT];
@@ -533,8 +391,8 @@ Datum
 esrs_alter_aggregate(PG_FUNCTION_ARGS)
 {
 	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an aggregate");
-	AggregateOptions o;
-	AggregateOptions old;
+	EsrsAggregateOptions o;
+	EsrsAggregateOptions old;
 	EsrsTableInfo info;
 	EsrsTableCondition condition;
 	Oid			events;
@@ -545,7 +403,7 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("options must not be null")));
 	esrs_register_begin("esrs_alter_aggregate()");
-	if (!read_row(name, &events, &adopted, &o))
+	if (!esrs_aggregate_row_read(name, &events, &adopted, &o))
 		no_such_aggregate(name);
 	if (!esrs_register_check_owner(events))
 		ereport(ERROR,
@@ -583,42 +441,8 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 	if (old.unique_event_id != o.unique_event_id)
 		esrs_event_table_set_unique_id(events, o.unique_event_id);
 	esrs_spi_end();
-	write_row(name, events, adopted, &o, true);
+	esrs_aggregate_row_write(name, events, adopted, &o, true);
 	PG_RETURN_VOID();
-}
-
-/* Remove all rows that tell of an aggregate, or all but deletions and commands. */
-static void
-delete_rows(const char *name, bool history)
-{
-	static const char *const queries[] = {
-		"UPDATE esrs.handlers SET aggregates = pg_catalog.array_remove(aggregates, $1)"
-		" WHERE $1 OPERATOR(pg_catalog.=) ANY (aggregates)",
-		"DELETE FROM esrs.handlers WHERE aggregates OPERATOR(pg_catalog.=) '{}' RETURNING name",
-		"DELETE FROM esrs.aggregates WHERE name OPERATOR(pg_catalog.=) $1",
-		"DELETE FROM esrs.deletions WHERE aggregate OPERATOR(pg_catalog.=) $1",
-		"DELETE FROM esrs.commands WHERE aggregate OPERATOR(pg_catalog.=) $1",
-	};
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(name)};
-	EsrsIdentity before;
-
-	esrs_security_become(&before, esrs_extension()->owner);
-	esrs_spi_begin();
-	for (int i = 0; i < (history ? 5 : 3); i++)
-	{
-		(void) esrs_spi_run(queries[i], i == 1 ? 0 : 1, types, values, NULL,
-							i == 0 ? SPI_OK_UPDATE :
-							i == 1 ? SPI_OK_DELETE_RETURNING : SPI_OK_DELETE);
-		if (i == 1)
-			for (uint64 row = 0; row < SPI_processed; row++)
-				ereport(NOTICE,
-						(errmsg("unregistered event handler \"%s\"",
-								SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1)),
-						 errdetail("It served no other aggregate.")));
-	}
-	esrs_spi_end();
-	esrs_security_restore(&before);
 }
 
 /* esrs_unregister_aggregate(name, drop_events) returns void */
@@ -627,13 +451,13 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 {
 	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an aggregate");
 	bool		drop = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
-	AggregateOptions o;
+	EsrsAggregateOptions o;
 	EsrsTableInfo info;
 	Oid			events;
 	bool		adopted;
 
 	esrs_register_begin("esrs_unregister_aggregate()");
-	if (!read_row(name, &events, &adopted, &o))
+	if (!esrs_aggregate_row_read(name, &events, &adopted, &o))
 		no_such_aggregate(name);
 	if (esrs_register_check_owner(events))
 	{
@@ -655,6 +479,6 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 							   name)));
 		esrs_spi_end();
 	}
-	delete_rows(name, drop);
+	esrs_aggregate_row_delete(name, drop);
 	PG_RETURN_VOID();
 }

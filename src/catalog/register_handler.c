@@ -245,19 +245,19 @@ write_row(const char *name, HandlerOptions *o, bool update)
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	if (esrs_spi_run(update ?
-							   "UPDATE esrs.handlers SET aggregates = $2, handler = $3, mode = $4,"
-							   " delete_handler = $5, event_types = $6, replayable = $7,"
-							   " ordering = $8, partitions = $9, batch_size = $10, on_error = $11,"
-							   " max_attempts = $12, start_at = $13"
-							   " WHERE name OPERATOR(pg_catalog.=) $1" :
-							   "INSERT INTO esrs.handlers (name, aggregates, handler, mode,"
-							   " delete_handler, event_types, replayable, ordering, partitions,"
-							   " batch_size, on_error, max_attempts, start_at, run_as)"
-							   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-							   " $14::pg_catalog.regrole)",
-							   update ? ROW_COLUMNS - 1 : ROW_COLUMNS,
-							   types, values, nulls,
-							   update ? SPI_OK_UPDATE : SPI_OK_INSERT) != 1)
+					 "UPDATE esrs.handlers SET aggregates = $2, handler = $3, mode = $4,"
+					 " delete_handler = $5, event_types = $6, replayable = $7,"
+					 " ordering = $8, partitions = $9, batch_size = $10, on_error = $11,"
+					 " max_attempts = $12, start_at = $13"
+					 " WHERE name OPERATOR(pg_catalog.=) $1" :
+					 "INSERT INTO esrs.handlers (name, aggregates, handler, mode,"
+					 " delete_handler, event_types, replayable, ordering, partitions,"
+					 " batch_size, on_error, max_attempts, start_at, run_as)"
+					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+					 " $14::pg_catalog.regrole)",
+					 update ? ROW_COLUMNS - 1 : ROW_COLUMNS,
+					 types, values, nulls,
+					 update ? SPI_OK_UPDATE : SPI_OK_INSERT) != 1)
 		elog(ERROR, "could not write the catalog row of event handler \"%s\"", name);
 	esrs_spi_end();
 	esrs_security_restore(&before);
@@ -304,10 +304,10 @@ read_row(const char *name, HandlerOptions *o)
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	found = esrs_spi_run("SELECT aggregates, handler, mode, delete_handler, event_types,"
-								 " replayable, ordering, partitions, batch_size, on_error,"
-								 " max_attempts, start_at"
-								 " FROM esrs.handlers WHERE name OPERATOR(pg_catalog.=) $1",
-								 1, types, values, NULL, SPI_OK_SELECT) > 0;
+						 " replayable, ordering, partitions, batch_size, on_error,"
+						 " max_attempts, start_at"
+						 " FROM esrs.handlers WHERE name OPERATOR(pg_catalog.=) $1",
+						 1, types, values, NULL, SPI_OK_SELECT) > 0;
 	if (found)
 	{
 		o->aggregates = spi_list(1);
