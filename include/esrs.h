@@ -206,7 +206,8 @@ esrs_api(void)
  *
  * The getters raise 22023 naming the key, never its value, when the member is
  * missing or of another type; those named esrs_json_opt_* return the given
- * default when it is missing or null.
+ * default when it is missing or null.  A document that is NULL is read as JSON
+ * null.
  * ------------------------------------------------------------------------
  */
 

@@ -46,10 +46,29 @@ esrs_document_from_json(MemoryContext context, struct json_object *object)
 	return doc;
 }
 
+/*
+ * What a callback is given may be NULL: the content of a variant without one,
+ * metadata that nobody passed.  A getter takes that for JSON null, so that no
+ * client can crash a careless callback.
+ */
+static EsrsJson *
+or_null_document(EsrsJson *doc)
+{
+	if (doc == NULL)
+	{
+		doc = palloc0(sizeof(EsrsJson));
+		doc->context = CurrentMemoryContext;
+		doc->has_value = true;
+		doc->value.type = jbvNull;
+	}
+	return doc;
+}
+
 /* The document as json-c, borrowed; NULL is JSON null. */
 struct json_object *
 esrs_document_json(EsrsJson *doc)
 {
+	doc = or_null_document(doc);
 	if (!doc->has_json)
 	{
 		MemoryContext before = MemoryContextSwitchTo(doc->context);
@@ -65,6 +84,7 @@ esrs_document_json(EsrsJson *doc)
 Jsonb *
 esrs_document_jsonb(EsrsJson *doc)
 {
+	doc = or_null_document(doc);
 	if (doc->jsonb == NULL)
 	{
 		MemoryContext before = MemoryContextSwitchTo(doc->context);
@@ -224,10 +244,13 @@ bool
 esrs_document_get(EsrsJson *doc, const char *key, EsrsJsonKind kind,
 				  bool missing_ok, void *result)
 {
-	JsonbValue *value = document_value(doc);
+	JsonbValue *value;
 	JsonbValue	buffer;
 	MemoryContext before;
 	bool		found;
+
+	doc = or_null_document(doc);
+	value = document_value(doc);
 
 	if (key != NULL)
 	{
@@ -285,7 +308,7 @@ want_array(const JsonbValue *value)
 int
 esrs_document_length(EsrsJson *doc)
 {
-	JsonbValue *value = document_value(doc);
+	JsonbValue *value = document_value(or_null_document(doc));
 
 	want_array(value);
 	return JsonContainerSize(value->val.binary.data);
@@ -295,9 +318,11 @@ esrs_document_length(EsrsJson *doc)
 EsrsJson *
 esrs_document_element(EsrsJson *doc, int index)
 {
-	JsonbValue *value = document_value(doc);
+	JsonbValue *value;
 	JsonbValue *element;
 
+	doc = or_null_document(doc);
+	value = document_value(doc);
 	want_array(value);
 	if (index < 0 || index >= JsonContainerSize(value->val.binary.data))
 		ereport(ERROR,
@@ -335,9 +360,13 @@ only_member(JsonbContainer *container, JsonbValue *key, JsonbValue *value)
 const char *
 esrs_document_variant(EsrsJson *doc, EsrsJson **content)
 {
-	JsonbValue *value = document_value(doc);
-	MemoryContext before = MemoryContextSwitchTo(doc->context);
+	JsonbValue *value;
+	MemoryContext before;
 	const char *result = NULL;
+
+	doc = or_null_document(doc);
+	value = document_value(doc);
+	before = MemoryContextSwitchTo(doc->context);
 
 	if (content != NULL)
 		*content = NULL;
