@@ -18,14 +18,66 @@
 #include "store/lock.h"
 
 #include "common/hashfn.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/memutils.h"
 
 /* 4th field of the tag; the SQL functions use 1 and 2, the feed 0xE545 */
 #define INSTANCE_LOCK_CLASS		0xE546
 #define INT8_ADVISORY_CLASS		1
+
+/* How many instances this transaction has locked, table by table. */
+typedef struct LockCount
+{
+	Oid			events;
+	int			count;
+} LockCount;
+
+static LocalTransactionId counted_in = InvalidLocalTransactionId;
+static LockCount *counts = NULL;
+static int	ncounts = 0;
+static int	counts_size = 0;
+
+static int *
+lock_count(Oid events)
+{
+	if (counted_in != ESRS_MY_LXID)
+	{
+		counted_in = ESRS_MY_LXID;
+		ncounts = 0;
+	}
+	for (int i = 0; i < ncounts; i++)
+		if (counts[i].events == events)
+			return &counts[i].count;
+	if (ncounts == counts_size)
+	{
+		int			size = Max(counts_size * 2, 8);
+
+		if (counts == NULL)
+			counts = MemoryContextAlloc(TopMemoryContext, size * sizeof(LockCount));
+		else
+			counts = repalloc(counts, size * sizeof(LockCount));
+		counts_size = size;
+	}
+	counts[ncounts].events = events;
+	counts[ncounts].count = 0;
+	return &counts[ncounts++].count;
+}
+
+/* Does this transaction hold a lock on the table that keeps all others out? */
+static bool
+holds_all(Oid events)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, events);
+	return LockHeldByMe(&tag, ShareRowExclusiveLock) ||
+		LockHeldByMe(&tag, ExclusiveLock) || LockHeldByMe(&tag, AccessExclusiveLock);
+}
 
 /*
  * Lock one instance, which need not exist.  Waits; raises 55P03 after
@@ -33,16 +85,28 @@
  *
  * The tag is a 64-bit hash of name and id.  Two instances with the same hash
  * wait for each other without need; nothing worse.
+ *
+ * A transaction that has locked very many instances one by one gets the lock
+ * of the whole table instead of further ones.  Two that do so at once may
+ * deadlock; then one of them has to be retried.
  */
 void
 esrs_lock_instance(EsrsAggregate *agg, const pg_uuid_t *id)
 {
 	uint64		hash = hash_bytes_extended(id->data, UUID_LEN, agg->hash);
 	LOCKTAG		tag;
+	int		   *count = lock_count(agg->events);
 
+	if (*count >= ESRS_LOCK_ESCALATE)
+	{
+		if (!holds_all(agg->events))
+			esrs_lock_all(agg);
+		return;
+	}
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
 						 INSTANCE_LOCK_CLASS);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
+		(*count)++;
 	if (agg->adopted)
 	{
 		uint64		key;

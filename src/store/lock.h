@@ -13,7 +13,10 @@
 #include "catalog/aggregate.h"
 
 /* More instances than this in one call, and the whole table is locked. */
-#define ESRS_LOCK_MANY	256
+#define ESRS_LOCK_MANY		256
+
+/* The same for one transaction, command by command. */
+#define ESRS_LOCK_ESCALATE	1000
 
 extern void esrs_lock_instance(EsrsAggregate *agg, const pg_uuid_t *id);
 extern void esrs_lock_all(EsrsAggregate *agg);
