@@ -290,8 +290,10 @@ create_table(const char *table, const char *name)
 	appendStringInfo(&sql, "CREATE TABLE %s (", table);
 	for (int i = 0; i < lengthof(columns); i++)
 		appendStringInfo(&sql, "%s %s, ", columns[i].name, columns[i].definition);
-	appendStringInfo(&sql, "CONSTRAINT %s PRIMARY KEY (aggregate_id, sequence_number))",
-					 quote_identifier(psprintf("%s_events_aggregate_id_sequence_number", name)));
+	/* cut here, or PostgreSQL cuts it with a NOTICE */
+	appendStringInfo(&sql, "CONSTRAINT %.*s PRIMARY KEY (aggregate_id, sequence_number))",
+					 NAMEDATALEN - 1,
+					 psprintf("%s_events_aggregate_id_sequence_number", name));
 	esrs_spi_utility(sql.data);
 	esrs_spi_utility(psprintf("CREATE UNIQUE INDEX %s ON %s (position, aggregate_id)",
 							  quote_identifier(psprintf("%s_events_position", name)), table));

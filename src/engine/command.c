@@ -117,12 +117,17 @@ judge_expected(EsrsCommand *command, EsrsInstance *instance)
 			 errhint("Load the instance again and decide anew.")));
 }
 
-/* An instance that was deleted for good takes nothing any more. */
+/*
+ * An instance that was deleted for good takes nothing any more.  The instance
+ * is locked, so what is true now counts, however old the transaction's
+ * snapshot is.
+ */
 static void
 judge_gone(EsrsInstance *instance, Snapshot snapshot)
 {
 	if (instance->sequence_number > 0 ||
-		!esrs_ledger_is_gone(instance->agg, &instance->id, snapshot))
+		!esrs_ledger_is_gone(instance->agg, &instance->id,
+							 IsolationUsesXactSnapshot() ? GetLatestSnapshot() : snapshot))
 		return;
 	ereport(ERROR,
 			(errcode(ESRS_ERRCODE_DELETED),

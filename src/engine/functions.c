@@ -81,9 +81,40 @@ compare_instances(const void *a, const void *b)
 	return order ? order : memcmp(x->aggregate_id.data, y->aggregate_id.data, UUID_LEN);
 }
 
+/* The Rust library's locks that are to be taken on adopted tables. */
+typedef struct ForeignKeys
+{
+	uint64	   *keys;
+	int			n;
+} ForeignKeys;
+
+static int
+compare_keys(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Lock all of an aggregate, before any weaker lock on the table is held. */
+static void
+lock_whole_aggregate(const char *name)
+{
+	for (;;)
+	{
+		EsrsAggregate *agg = esrs_aggregate_lookup(name);
+		Oid			events = agg->events;
+
+		esrs_lock_all(agg);
+		if (agg->valid || esrs_aggregate_lookup(name)->events == events)
+			return;
+	}
+}
+
 /* Lock the instances of the commands n..m, all of one aggregate, in order. */
 static void
-lock_aggregate(EsrsCommand **sorted, int n, int m)
+lock_aggregate(EsrsCommand **sorted, int n, int m, ForeignKeys *foreign)
 {
 	const char *name = sorted[n]->aggregate;
 	EsrsAggregate *agg;
@@ -94,23 +125,25 @@ lock_aggregate(EsrsCommand **sorted, int n, int m)
 		distinct += compare_instances(&sorted[i - 1], &sorted[i]) != 0;
 	if (distinct > ESRS_LOCK_MANY)
 	{
-		/* before any weaker lock on the table, or two such calls deadlock */
-		esrs_lock_all(esrs_aggregate_lookup(name));
+		lock_whole_aggregate(name);
 		return;
 	}
 	agg = esrs_aggregate_lookup_locked(name);
 	for (int i = n; i < m; i++)
-		esrs_lock_instance(agg, &sorted[i]->aggregate_id);
+		if (esrs_lock_own(agg, &sorted[i]->aggregate_id) && agg->adopted)
+			foreign->keys[foreign->n++] = esrs_lock_foreign_key(&sorted[i]->aggregate_id);
 }
 
 /*
  * Lock all instances in one order, that of (aggregate, aggregate_id), so that
- * two such calls do not deadlock.
+ * two such calls do not deadlock.  The Rust library's keys know no aggregate,
+ * so they have an order of their own and come after all of ours.
  */
 static void
 lock_instances(EsrsCommand *commands, int n)
 {
-	EsrsCommand **sorted = palloc(sizeof(EsrsCommand *) * n);
+	EsrsCommand **sorted = palloc(sizeof(EsrsCommand *) * Max(n, 1));
+	ForeignKeys foreign = {palloc(sizeof(uint64) * Max(n, 1)), 0};
 	int			first = 0;
 
 	for (int i = 0; i < n; i++)
@@ -120,9 +153,13 @@ lock_instances(EsrsCommand *commands, int n)
 	{
 		if (i < n && strcmp(sorted[i]->aggregate, sorted[first]->aggregate) == 0)
 			continue;
-		lock_aggregate(sorted, first, i);
+		lock_aggregate(sorted, first, i, &foreign);
 		first = i;
 	}
+	qsort(foreign.keys, foreign.n, sizeof(uint64), compare_keys);
+	for (int i = 0; i < foreign.n; i++)
+		esrs_lock_foreign(foreign.keys[i]);
+	pfree(foreign.keys);
 	pfree(sorted);
 }
 
@@ -157,7 +194,8 @@ esrs_handle_commands(PG_FUNCTION_ARGS)
 		commands[i].want_records = true;
 		commands[i].locked = true;
 	}
-	lock_instances(commands, n);
+	if (n > 0)
+		lock_instances(commands, n);
 
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "esrs commands",
 									ALLOCSET_DEFAULT_SIZES);

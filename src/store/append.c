@@ -34,7 +34,8 @@ esrs_append_lost_race(EsrsAggregate *agg, const pg_uuid_t *id)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not append to aggregate \"%s\" due to a concurrent change", agg->name),
+			 errmsg("could not serialize access to aggregate \"%s\" due to a concurrent change",
+					agg->name),
 			 errdetail("Another transaction has changed instance %s.", esrs_uuid_text(id)),
 			 errhint("The transaction might succeed if retried.")));
 	pg_unreachable();

@@ -80,18 +80,17 @@ holds_all(Oid events)
 }
 
 /*
- * Lock one instance, which need not exist.  Waits; raises 55P03 after
- * lock_timeout and 40P01 for a deadlock.  Taking it again costs nothing.
+ * Lock one instance by our own lock only.
  *
  * The tag is a 64-bit hash of name and id.  Two instances with the same hash
  * wait for each other without need; nothing worse.
  *
  * A transaction that has locked very many instances one by one gets the lock
  * of the whole table instead of further ones.  Two that do so at once may
- * deadlock; then one of them has to be retried.
+ * deadlock; then one of them has to be retried.  False if it came to that.
  */
-void
-esrs_lock_instance(EsrsAggregate *agg, const pg_uuid_t *id)
+bool
+esrs_lock_own(EsrsAggregate *agg, const pg_uuid_t *id)
 {
 	uint64		hash = hash_bytes_extended(id->data, UUID_LEN, agg->hash);
 	LOCKTAG		tag;
@@ -101,22 +100,45 @@ esrs_lock_instance(EsrsAggregate *agg, const pg_uuid_t *id)
 	{
 		if (!holds_all(agg->events))
 			esrs_lock_all(agg);
-		return;
+		return false;
 	}
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
 						 INSTANCE_LOCK_CLASS);
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)
 		(*count)++;
-	if (agg->adopted)
-	{
-		uint64		key;
+	return true;
+}
 
-		memcpy(&key, id->data, sizeof(key));
-		key = pg_ntoh64(key);
-		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key,
-							 INT8_ADVISORY_CLASS);
-		(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	}
+/* The key under which the Rust library locks an instance. */
+uint64
+esrs_lock_foreign_key(const pg_uuid_t *id)
+{
+	uint64		key;
+
+	memcpy(&key, id->data, sizeof(key));
+	return pg_ntoh64(key);
+}
+
+/* Take the Rust library's lock, with the scope of the transaction. */
+void
+esrs_lock_foreign(uint64 key)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key,
+						 INT8_ADVISORY_CLASS);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/*
+ * Lock one instance, which need not exist.  Waits; raises 55P03 after
+ * lock_timeout and 40P01 for a deadlock.  Taking it again costs nothing.
+ */
+void
+esrs_lock_instance(EsrsAggregate *agg, const pg_uuid_t *id)
+{
+	if (esrs_lock_own(agg, id) && agg->adopted)
+		esrs_lock_foreign(esrs_lock_foreign_key(id));
 }
 
 /*

@@ -36,15 +36,21 @@
 
 /*
  * The function of a signature that a user gave, found as he would find it.
- * Raises what regprocedure's input raises, and 42883 for a number that is no
- * function.
+ * Raises 22P02 if it has no list of arguments, and what
+ * regprocedure's input raises: 42883 for a function that does not exist.
  */
 Oid
 esrs_function_parse(const char *signature)
 {
-	Oid			oid = DatumGetObjectId(DirectFunctionCall1(regprocedurein,
-														   CStringGetDatum(signature)));
+	Oid			oid;
 
+	if (strchr(signature, '(') == NULL || strchr(signature, ')') == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("invalid signature of a function: \"%s\"", signature),
+				 errhint("Give the name with the types of its arguments, for example %s.",
+						 "\"book_apply(jsonb,jsonb)\"")));
+	oid = DatumGetObjectId(DirectFunctionCall1(regprocedurein, CStringGetDatum(signature)));
 	if (!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(oid)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
