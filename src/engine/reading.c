@@ -234,7 +234,7 @@ esrs_feed(PG_FUNCTION_ARGS)
 
 	/* first the bound, then, in there, the snapshot: never the other way round */
 	safe = esrs_position_safe(hashes, list_length(aggregates));
-	esrs_read_feed(aggregates, after, safe, put_event, &set);
+	esrs_read_feed(aggregates, after, safe, set.wanted, put_event, &set);
 	esrs_call_end(set.call);
 	return (Datum) 0;
 }

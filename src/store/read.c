@@ -215,10 +215,10 @@ typedef struct Deletions
 } Deletions;
 
 static void
-read_deletions(List *aggregates, int64 after, int64 upto, Deletions *deletions)
+read_deletions(List *aggregates, int64 after, int64 upto, int64 max, Deletions *deletions)
 {
-	Oid			types[3] = {TEXTARRAYOID, INT8OID, INT8OID};
-	Datum		values[3];
+	Oid			types[4] = {TEXTARRAYOID, INT8OID, INT8OID, INT8OID};
+	Datum		values[4];
 	Datum	   *names = palloc(sizeof(Datum) * list_length(aggregates));
 	EsrsIdentity before;
 	ListCell   *lc;
@@ -230,6 +230,7 @@ read_deletions(List *aggregates, int64 after, int64 upto, Deletions *deletions)
 												false, TYPALIGN_INT));
 	values[1] = Int64GetDatum(after);
 	values[2] = Int64GetDatum(upto);
+	values[3] = Int64GetDatum(max);
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	deletions->n = esrs_spi_run("SELECT NULL::pg_catalog.uuid, aggregate_id, NULL::pg_catalog.jsonb,"
@@ -237,8 +238,9 @@ read_deletions(List *aggregates, int64 after, int64 upto, Deletions *deletions)
 							  " position, metadata, aggregate FROM esrs.deletions"
 							  " WHERE aggregate OPERATOR(pg_catalog.=) ANY ($1)"
 							  " AND position OPERATOR(pg_catalog.>) $2"
-							  " AND position OPERATOR(pg_catalog.<=) $3 ORDER BY position",
-							  3, types, values, NULL, SPI_OK_SELECT);
+							  " AND position OPERATOR(pg_catalog.<=) $3"
+								" ORDER BY position LIMIT $4",
+							  4, types, values, NULL, SPI_OK_SELECT);
 	deletions->next = 0;
 	deletions->records = palloc(sizeof(EsrsRecord) * Max(deletions->n, 1));
 	deletions->aggregates = palloc(sizeof(EsrsAggregate *) * Max(deletions->n, 1));
@@ -281,14 +283,15 @@ feed_query(List *aggregates)
 /*
  * Read the events of several aggregates with after < position <= upto, and
  * the deletions of their instances, in order of position, with a snapshot
- * taken now.  As the current user: SELECT on each table is needed.
+ * taken now.  As the current user: SELECT on each table is needed.  The reader
+ * wants no more than max of them.
  *
  * Deletions come from a catalog that the current user may not read, so they
  * are fetched before, as its owner, and merged.  They are not subject to
  * row security.
  */
 void
-esrs_read_feed(List *aggregates, int64 after, int64 upto,
+esrs_read_feed(List *aggregates, int64 after, int64 upto, int64 max,
 			   bool (*reader) (EsrsAggregate *agg, EsrsRecord *record, void *arg), void *arg)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetTransactionSnapshot());
@@ -300,7 +303,7 @@ esrs_read_feed(List *aggregates, int64 after, int64 upto,
 	bool		more = true;
 	bool		last_portion = false;
 
-	read_deletions(aggregates, after, upto, &deletions);
+	read_deletions(aggregates, after, upto, max, &deletions);
 	esrs_spi_begin();
 	plan = esrs_spi_prepare_once(feed_query(aggregates), 2, types);
 	while (more && !last_portion)

@@ -33,7 +33,7 @@ extern void esrs_read_of_command(EsrsAggregate *agg, const pg_uuid_t *id, int32 
 								 EsrsReader reader, void *arg);
 extern void esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 							 EsrsNewest *newest);
-extern void esrs_read_feed(List *aggregates, int64 after, int64 upto,
+extern void esrs_read_feed(List *aggregates, int64 after, int64 upto, int64 max,
 						   bool (*reader) (EsrsAggregate *agg, EsrsRecord *record, void *arg),
 						   void *arg);
 
