@@ -431,17 +431,60 @@ esrs_jsonb_equal(Jsonb *a, Jsonb *b)
 	return compareJsonbContainers(&a->root, &b->root) == 0;
 }
 
-/* Raise 54000 if a document is larger than esrs.max_payload_size. */
+/* A numeric has at most this many digits, before and behind the point. */
+#define MAX_DIGITS	(131072 + 16383 + 2)
+
+/*
+ * Raise 54000 if a document is beyond the limits of size or depth.
+ *
+ * The digits of numbers count as they are written out, for somebody will write
+ * them; they are looked at only if there are enough numbers to matter.
+ */
 void
-esrs_jsonb_check_size(Jsonb *jb, const char *what)
+esrs_jsonb_check_limits(Jsonb *jb, const char *what)
 {
-	if ((int64) VARSIZE(jb) > full_budget())
+	JsonbIterator *it = JsonbIteratorInit(&jb->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	int64		budget = full_budget();
+	int64		numbers = 0;
+	int			depth = JB_ROOT_IS_SCALAR(jb) ? -1 : 0;
+
+	if ((int64) VARSIZE(jb) > budget)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("%s is too large", what),
 				 errdetail("It has %zu bytes, and the limit is %d kB.",
 						   (Size) VARSIZE(jb), esrs_config_max_payload_size),
 				 errhint("A superuser can raise the setting %s.", "esrs.max_payload_size")));
+	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
+		{
+			if (++depth > esrs_config_max_json_depth)
+				too_deep();
+		}
+		else if (token == WJB_END_ARRAY || token == WJB_END_OBJECT)
+			depth--;
+		else if (v.type == jbvNumeric)
+			numbers++;
+	}
+	budget -= VARSIZE(jb);
+	if (numbers * MAX_DIGITS <= budget)
+		return;
+	it = JsonbIteratorInit(&jb->root);
+	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if ((token == WJB_VALUE || token == WJB_ELEM) && v.type == jbvNumeric)
+		{
+			char	   *text = esrs_jsonb_number_text(&v);
+
+			spend(&budget, strlen(text));
+			pfree(text);
+		}
+	}
 }
 
 static void

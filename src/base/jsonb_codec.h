@@ -25,7 +25,7 @@ extern bool esrs_jsonb_is_object(Jsonb *jb);
 extern bool esrs_jsonb_is_document(Jsonb *jb);
 extern bool esrs_jsonb_equal(Jsonb *a, Jsonb *b);
 extern void esrs_jsonb_append(StringInfo out, Jsonb *jb);
-extern void esrs_jsonb_check_size(Jsonb *jb, const char *what);
+extern void esrs_jsonb_check_limits(Jsonb *jb, const char *what);
 extern char *esrs_jsonb_number_text(const JsonbValue *value);
 
 #endif							/* ESRS_BASE_JSONB_CODEC_H */

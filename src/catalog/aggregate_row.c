@@ -139,36 +139,49 @@ esrs_aggregate_row_read(const char *name, Oid *events, bool *adopted, EsrsAggreg
 	return found;
 }
 
-/* Remove all rows that tell of an aggregate, or all but deletions and commands. */
+/* Forget an aggregate, and the handlers that serve no other. */
 void
-esrs_aggregate_row_delete(const char *name, bool history)
+esrs_aggregate_row_delete(const char *name)
 {
-	static const char *const queries[] = {
-		"UPDATE esrs.handlers SET aggregates = pg_catalog.array_remove(aggregates, $1)"
-		" WHERE $1 OPERATOR(pg_catalog.=) ANY (aggregates)",
-		"DELETE FROM esrs.handlers WHERE aggregates OPERATOR(pg_catalog.=) '{}' RETURNING name",
-		"DELETE FROM esrs.aggregates WHERE name OPERATOR(pg_catalog.=) $1",
-		"DELETE FROM esrs.deletions WHERE aggregate OPERATOR(pg_catalog.=) $1",
-		"DELETE FROM esrs.commands WHERE aggregate OPERATOR(pg_catalog.=) $1",
-	};
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	EsrsIdentity before;
+	uint64		n;
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	(void) esrs_spi_run("UPDATE esrs.handlers"
+						" SET aggregates = pg_catalog.array_remove(aggregates, $1)"
+						" WHERE $1 OPERATOR(pg_catalog.=) ANY (aggregates)",
+						1, types, values, NULL, SPI_OK_UPDATE);
+	n = esrs_spi_run("DELETE FROM esrs.handlers"
+					 " WHERE aggregates OPERATOR(pg_catalog.=) '{}' RETURNING name",
+					 0, NULL, NULL, NULL, SPI_OK_DELETE_RETURNING);
+	for (uint64 row = 0; row < n; row++)
+		ereport(NOTICE,
+				(errmsg("unregistered event handler \"%s\"",
+						SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1)),
+				 errdetail("It served no other aggregate.")));
+	(void) esrs_spi_run("DELETE FROM esrs.aggregates WHERE name OPERATOR(pg_catalog.=) $1",
+						1, types, values, NULL, SPI_OK_DELETE);
+	esrs_spi_end();
+	esrs_security_restore(&before);
+}
+
+/* Forget the commands and deletions of an aggregate whose events are gone. */
+void
+esrs_aggregate_row_delete_history(const char *name)
+{
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1] = {CStringGetTextDatum(name)};
 	EsrsIdentity before;
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	for (int i = 0; i < (history ? 5 : 3); i++)
-	{
-		(void) esrs_spi_run(queries[i], i == 1 ? 0 : 1, types, values, NULL,
-							i == 0 ? SPI_OK_UPDATE :
-							i == 1 ? SPI_OK_DELETE_RETURNING : SPI_OK_DELETE);
-		if (i == 1)
-			for (uint64 row = 0; row < SPI_processed; row++)
-				ereport(NOTICE,
-						(errmsg("unregistered event handler \"%s\"",
-								SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1)),
-						 errdetail("It served no other aggregate.")));
-	}
+	(void) esrs_spi_run("DELETE FROM esrs.deletions WHERE aggregate OPERATOR(pg_catalog.=) $1",
+						1, types, values, NULL, SPI_OK_DELETE);
+	(void) esrs_spi_run("DELETE FROM esrs.commands WHERE aggregate OPERATOR(pg_catalog.=) $1",
+						1, types, values, NULL, SPI_OK_DELETE);
 	esrs_spi_end();
 	esrs_security_restore(&before);
 }

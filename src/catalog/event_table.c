@@ -424,7 +424,7 @@ adopt_table(Oid events, const char *table, const char *name)
  * schema, 42501 without the rights, 55000 for a table that cannot be adopted.
  */
 Oid
-esrs_event_table_create(const char *name, bool *adopted)
+esrs_event_table_create(const char *name, bool *created, bool *adopted)
 {
 	char	   *relname = psprintf("%s_events", name);
 	Oid			schema = RangeVarGetCreationNamespace(makeRangeVar(NULL, relname, -1));
@@ -437,6 +437,7 @@ esrs_event_table_create(const char *name, bool *adopted)
 				 errmsg("events table of aggregate \"%s\" cannot be temporary", name),
 				 errhint("Put another schema first into search_path.")));
 	*adopted = false;
+	*created = !OidIsValid(events);
 	if (OidIsValid(events))
 	{
 		*adopted = adopt_table(events, table, name);
@@ -483,20 +484,44 @@ esrs_event_table_set_guard(Oid events, const char *name, bool append_only)
 	esrs_spi_utility(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", table, GUARD_NAME));
 }
 
-/* Make, or drop, the unique index on "id". */
+/* The unique index on "id" alone that is not the primary key, or InvalidOid. */
+static Oid
+find_id_index(Oid events)
+{
+	Relation	rel = relation_open(events, AccessShareLock);
+	AttrNumber	attnum = find_column(RelationGetDescr(rel), "id");
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+	Oid			result = InvalidOid;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Form_pg_index form = index->rd_index;
+
+		if (form->indisunique && !form->indisprimary && form->indisvalid &&
+			form->indnkeyatts == 1 && form->indkey.values[0] == attnum &&
+			RelationGetIndexPredicate(index) == NIL)
+			result = lfirst_oid(lc);
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	relation_close(rel, NoLock);
+	return result;
+}
+
+/* Make, or drop, the unique index on "id".  One that is there is taken. */
 void
 esrs_event_table_set_unique_id(Oid events, bool unique)
 {
-	char	   *table = esrs_event_table_name(events);
-	char	   *index = psprintf("%s_id", get_rel_name(events));
+	Oid			index = find_id_index(events);
 
-	if (unique)
-		esrs_spi_utility(psprintf("CREATE UNIQUE INDEX %s ON %s (id)",
-								  quote_identifier(index), table));
-	else if (OidIsValid(get_relname_relid(index, get_rel_namespace(events))))
+	if (unique && !OidIsValid(index))
+		esrs_spi_utility(psprintf("CREATE UNIQUE INDEX ON %s (id)", esrs_event_table_name(events)));
+	else if (!unique && OidIsValid(index))
 		esrs_spi_utility(psprintf("DROP INDEX %s",
-								  quote_qualified_identifier(get_namespace_name(get_rel_namespace(events)),
-															 index)));
+								  quote_qualified_identifier(get_namespace_name(get_rel_namespace(index)),
+															 get_rel_name(index))));
 }
 
 /* Make the table an ordinary one again: no default, no guard. */

@@ -34,7 +34,7 @@ typedef struct EsrsTableInfo
 extern EsrsTableCondition esrs_event_table_inspect(Oid events, const char *name,
 												   EsrsTableInfo *info);
 extern char *esrs_event_table_name(Oid events);
-extern Oid	esrs_event_table_create(const char *name, bool *adopted);
+extern Oid	esrs_event_table_create(const char *name, bool *created, bool *adopted);
 extern void esrs_event_table_set_default(Oid events, const char *name, List *callbacks);
 extern void esrs_event_table_set_guard(Oid events, const char *name, bool append_only);
 extern void esrs_event_table_set_unique_id(Oid events, bool unique);

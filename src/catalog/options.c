@@ -12,10 +12,12 @@
 
 #include "catalog/options.h"
 
+#include <errno.h>
+
+#include "base/jsonb_codec.h"
 #include "catalog/aggregate.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
-#include "utils/numeric.h"
 
 struct EsrsOptions
 {
@@ -109,11 +111,19 @@ esrs_options_int(EsrsOptions *options, const char *key, int32 *value, bool *isnu
 		return;
 	if (v->type == jbvNull)
 		*value = otherwise;
-	else if (v->type == jbvNumeric)
-		*value = DatumGetInt32(DirectFunctionCall1(numeric_int4,
-												   NumericGetDatum(v->val.numeric)));
 	else
-		wrong_type(key, "an integer");
+	{
+		char	   *text = v->type == jbvNumeric ? esrs_jsonb_number_text(v) : "";
+		char	   *end;
+		long		n;
+
+		errno = 0;
+		n = strtol(text, &end, 10);
+		if (*text == '\0' || *end != '\0' || errno != 0 ||
+			n < PG_INT32_MIN || n > PG_INT32_MAX)
+			wrong_type(key, "an integer");
+		*value = (int32) n;
+	}
 	if (isnull != NULL)
 		*isnull = v->type == jbvNull;
 }

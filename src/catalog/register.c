@@ -139,9 +139,11 @@ resolve(EsrsAggregateOptions *o)
 			continue;
 		}
 		if (!OidIsValid(o->functions[i]))
+		{
 			o->functions[i] = esrs_function_parse(o->callbacks[i]);
+			esrs_register_check_execute(o->functions[i]);
+		}
 		esrs_routine_check_function(i, o->functions[i], esrs_extension()->handler_type);
-		esrs_register_check_execute(o->functions[i]);
 		o->callbacks[i] = esrs_function_signature(o->functions[i]);
 	}
 }
@@ -193,7 +195,7 @@ check_options(EsrsAggregateOptions *o)
 		esrs_options_check_choice("notify_payload", o->notify_payload, notify_payloads,
 								  lengthof(notify_payloads));
 	if (o->initial_state != NULL)
-		esrs_jsonb_check_size(o->initial_state, "initial state");
+		esrs_jsonb_check_limits(o->initial_state, "initial state");
 
 	resolve(o);
 	if (OidIsValid(o->functions[ESRS_CALLBACK_HANDLER]))
@@ -310,6 +312,7 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 	EsrsAggregateOptions o = {0};
 	EsrsAggregateOptions existing;
 	Oid			events;
+	bool		created;
 	bool		adopted;
 
 	esrs_options_check_name(name, "an aggregate");
@@ -351,12 +354,14 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 	check_options(&o);
 	close_to_public(&o);
 	esrs_spi_begin();
-	events = esrs_event_table_create(name, &adopted);
+	events = esrs_event_table_create(name, &created, &adopted);
 	esrs_event_table_set_default(events, name, callback_list(&o));
 	esrs_event_table_set_guard(events, name, o.append_only);
 	if (o.unique_event_id)
 		esrs_event_table_set_unique_id(events, true);
 	esrs_spi_end();
+	if (created)
+		esrs_aggregate_row_delete_history(name);
 	esrs_aggregate_row_write(name, events, adopted, &o, false);
 	PG_RETURN_OID(events);
 }
@@ -479,6 +484,10 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 							   name)));
 		esrs_spi_end();
 	}
-	esrs_aggregate_row_delete(name, drop);
+	else
+		drop = true;
+	esrs_aggregate_row_delete(name);
+	if (drop)
+		esrs_aggregate_row_delete_history(name);
 	PG_RETURN_VOID();
 }

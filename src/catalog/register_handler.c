@@ -18,6 +18,7 @@
 #include "catalog/options.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "user/function.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -94,7 +95,10 @@ list_to_array(List *list)
  * ------------------------------------------------------------------------
  */
 
-/* Check that all aggregates exist, once each, and that the caller owns them. */
+/*
+ * Check that all aggregates exist, once each, and that the caller owns them;
+ * lock their tables until the transaction ends.
+ */
 static void
 check_aggregates(List *aggregates)
 {
@@ -133,7 +137,14 @@ check_aggregates(List *aggregates)
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("aggregate \"%s\" does not exist", name),
 					 errhint("Registered aggregates are in the view esrs_aggregates.")));
-		(void) esrs_register_check_owner(events);
+
+
+		/*
+		 * As CREATE TRIGGER does: wait for commands in progress, which do not
+		 * know of the change, and keep new ones out until it is committed.
+		 */
+		if (esrs_register_check_owner(events))
+			LockRelationOid(events, ShareRowExclusiveLock);
 	}
 }
 
@@ -182,8 +193,9 @@ check_positive(const char *option, int32 value)
 				 errmsg("option \"%s\" must be at least 1", option)));
 }
 
+/* Check all options; functions only if they were named just now. */
 static void
-check_options(HandlerOptions *o)
+check_options(HandlerOptions *o, bool new_handler, bool new_delete_handler)
 {
 	esrs_options_check_choice("mode", o->mode, modes, lengthof(modes));
 	if (strcmp(o->mode, "async") == 0)
@@ -202,8 +214,9 @@ check_options(HandlerOptions *o)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a transactional event handler can only start at \"now\"")));
 	check_aggregates(o->aggregates);
-	o->handler = check_handler_function(o->handler);
-	if (o->delete_handler != NULL)
+	if (new_handler)
+		o->handler = check_handler_function(o->handler);
+	if (o->delete_handler != NULL && new_delete_handler)
 		o->delete_handler = check_delete_function(o->delete_handler);
 }
 
@@ -381,7 +394,7 @@ esrs_register_handler(PG_FUNCTION_ARGS)
 	o.on_error = PG_ARGISNULL(10) ? "skip" : esrs_register_text_arg(fcinfo, 10);
 	o.max_attempts = int_arg(fcinfo, 11, 5);
 	o.start_at = PG_ARGISNULL(12) ? "now" : esrs_register_text_arg(fcinfo, 12);
-	check_options(&o);
+	check_options(&o, true, true);
 	write_row(name, &o, false);
 	PG_RETURN_VOID();
 }
@@ -392,6 +405,7 @@ esrs_alter_handler(PG_FUNCTION_ARGS)
 {
 	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an event handler");
 	HandlerOptions o;
+	HandlerOptions old;
 	EsrsOptions *options;
 
 	if (PG_ARGISNULL(1))
@@ -404,6 +418,7 @@ esrs_alter_handler(PG_FUNCTION_ARGS)
 
 	/* who may change the handler must own what it serves before and after */
 	check_aggregates(o.aggregates);
+	old = o;
 	options = esrs_options_open(PG_GETARG_JSONB_P(1), option_names, lengthof(option_names));
 	esrs_options_list(options, "aggregates", &o.aggregates);
 	esrs_options_text(options, "handler", &o.handler, NULL);
@@ -420,7 +435,7 @@ esrs_alter_handler(PG_FUNCTION_ARGS)
 	esrs_options_int(options, "batch_size", &o.batch_size, NULL, 100);
 	esrs_options_text(options, "on_error", &o.on_error, "skip");
 	esrs_options_int(options, "max_attempts", &o.max_attempts, NULL, 5);
-	check_options(&o);
+	check_options(&o, o.handler != old.handler, o.delete_handler != old.delete_handler);
 	write_row(name, &o, true);
 	PG_RETURN_VOID();
 }

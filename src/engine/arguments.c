@@ -56,7 +56,7 @@ esrs_arguments_check_command(Jsonb *command)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("command must be a JSON object or a string")));
-	esrs_jsonb_check_size(command, "command");
+	esrs_jsonb_check_limits(command, "command");
 }
 
 void
@@ -66,7 +66,7 @@ esrs_arguments_check_metadata(Jsonb *metadata)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("metadata must be a JSON object")));
-	esrs_jsonb_check_size(metadata, "metadata");
+	esrs_jsonb_check_limits(metadata, "metadata");
 }
 
 void

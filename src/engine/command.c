@@ -437,6 +437,7 @@ esrs_command_delete(const char *aggregate, const pg_uuid_t *id, bool permanent)
 		PushActiveSnapshot(GetTransactionSnapshot());
 		instance = esrs_state_peek(agg, id, GetActiveSnapshot());
 		esrs_state_check_current(instance);
+		permanent = permanent && !esrs_ledger_is_gone(agg, id, GetLatestSnapshot());
 		PopActiveSnapshot();
 		if (instance->sequence_number > 0)
 			n = esrs_ledger_delete_events(agg, id);

@@ -245,7 +245,7 @@ events_arg(ArrayType *array)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("event %d must be a JSON object or a string", i + 1)));
-		esrs_jsonb_check_size(event, "event");
+		esrs_jsonb_check_limits(event, "event");
 		events = lappend(events, event);
 	}
 	return events;

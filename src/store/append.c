@@ -85,7 +85,8 @@ insert_record(EsrsAggregate *agg, SPIPlanPtr plan, EsrsRecord *record)
 
 /*
  * After an error of an insertion: a collision of the sequence number becomes
- * 40001; any other unique violation loses its DETAIL, which shows values.
+ * 40001; any other violation of a constraint loses its DETAIL, which shows
+ * values, or the whole row.
  */
 static void
 rethrow(EsrsAggregate *agg, EsrsRecord *record, MemoryContext context)
@@ -95,13 +96,12 @@ rethrow(EsrsAggregate *agg, EsrsRecord *record, MemoryContext context)
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
 	FlushErrorState();
-	if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
-	{
-		if (error->constraint_name != NULL &&
-			strcmp(error->constraint_name, agg->sequence_index_name) == 0)
-			esrs_append_lost_race(agg, &record->aggregate_id);
+	if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+		error->constraint_name != NULL &&
+		strcmp(error->constraint_name, agg->sequence_index_name) == 0)
+		esrs_append_lost_race(agg, &record->aggregate_id);
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
 		error->detail = NULL;
-	}
 	ReThrowError(error);
 }
 

@@ -244,7 +244,7 @@ add_event(DecideArgs *a, Jsonb *event)
 				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
 				 errmsg("%s emitted an event that is neither a JSON object nor a string",
 						"handle_command")));
-	esrs_jsonb_check_size(event, "event");
+	esrs_jsonb_check_limits(event, "event");
 	before = MemoryContextSwitchTo(a->result_context);
 	a->events = lappend(a->events, esrs_jsonb_copy(event));
 	MemoryContextSwitchTo(before);
@@ -551,6 +551,6 @@ esrs_callback_stored_form(EsrsCall *call, EsrsRoutine *routine, Jsonb *event)
 		ereport(ERROR,
 				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
 				 errmsg("%s returned neither a JSON object nor a string", "from_event")));
-	esrs_jsonb_check_size(stored, "event");
+	esrs_jsonb_check_limits(stored, "event");
 	return esrs_jsonb_copy(stored);
 }
