@@ -197,7 +197,17 @@ esrs_api(void)
 	static const EsrsApi *api = NULL;
 
 	if (api == NULL)
-		api = *(const EsrsApi **) find_rendezvous_variable("esrs_api");
+	{
+		const EsrsApi *found = *(const EsrsApi **) find_rendezvous_variable("esrs_api");
+
+		if (found == NULL || found->abi_version != ESRS_ABI_VERSION ||
+			found->size < sizeof(EsrsApi))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("esrs is not loaded, or is older than the library that calls it"),
+					 errhint("Install the version of esrs that the library was built for.")));
+		api = found;
+	}
 	return api;
 }
 
@@ -477,6 +487,14 @@ esrs_json_array_put_idx(struct json_object *obj, size_t idx, struct json_object 
 }
 
 static inline int
+esrs_json_pointer_set(struct json_object **obj, const char *path, struct json_object *val)
+{
+	int			rc = json_pointer_set(obj, path, val);
+
+	return rc == 0 ? esrs_api()->json_attached(rc, val) : rc;
+}
+
+static inline int
 esrs_json_put(struct json_object *obj)
 {
 	/* an object that the call does not own is not the caller's to release */
@@ -519,7 +537,13 @@ esrs_json_deep_copy(struct json_object *src, struct json_object **dst,
 #define json_object_object_add_ex(o, k, v, f)	esrs_json_object_add_ex(o, k, v, f)
 #define json_object_array_add(o, v)	esrs_json_array_add(o, v)
 #define json_object_array_put_idx(o, i, v)	esrs_json_array_put_idx(o, i, v)
+#define json_pointer_set(o, p, v)	esrs_json_pointer_set(o, p, v)
 #define json_tokener_parse(s)		esrs_json_parse(s)
+
+/* these make objects that nobody tracks, and change numbers */
+#pragma GCC poison json_tokener_parse_ex json_tokener_parse_verbose
+#pragma GCC poison json_object_from_file json_object_from_fd json_object_from_fd_ex
+#pragma GCC poison json_object_array_insert_idx json_pointer_setf
 #endif
 
 #endif							/* ESRS_H */

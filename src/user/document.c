@@ -283,7 +283,7 @@ esrs_document_get(EsrsJson *doc, const char *key, EsrsJsonKind kind,
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("document is not %s", kind_name(kind)),
-					 errdetail("It is %s.", value->type == jbvNumeric ?
+					 errdetail("It is %s.", value->type == jbvNumeric && kind == ESRS_JSON_INT64 ?
 							   "a number that is no integer in range" : type_name(value))));
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
