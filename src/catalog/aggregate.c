@@ -480,6 +480,8 @@ esrs_aggregate_find(const char *name, bool missing_ok)
 {
 	CacheEntry *entry = NULL;
 
+	/* a lock that is held already tells nothing of functions replaced since */
+	AcceptInvalidationMessages();
 	if (strlen(name) < NAMEDATALEN)
 		entry = cache_entry(name);
 	while (entry != NULL && (entry->aggregate == NULL || !entry->aggregate->valid))
@@ -533,13 +535,15 @@ esrs_aggregate_lookup(const char *name)
 }
 
 /*
- * As esrs_aggregate_lookup(), with the events table locked as for an INSERT
- * until the transaction ends: its definition, and so the aggregate's, does not
- * change under a command.  The lock comes before that of the instance; the
- * coarse lock of many instances conflicts with it.
+ * As esrs_aggregate_lookup(), with the events table locked until the
+ * transaction ends: its definition, and so the aggregate's, does not change
+ * meanwhile.
+ *
+ * A command takes RowExclusiveLock, as an INSERT does.  It comes before the
+ * lock of the instance; the coarse lock of many instances conflicts with it.
  */
 EsrsAggregate *
-esrs_aggregate_lookup_locked(const char *name)
+esrs_aggregate_lookup_locked(const char *name, LOCKMODE mode)
 {
 	for (;;)
 	{
@@ -547,13 +551,13 @@ esrs_aggregate_lookup_locked(const char *name)
 		Oid			events = agg->events;
 
 		/* takes note of all changes committed before the lock was granted */
-		LockRelationOid(events, RowExclusiveLock);
+		LockRelationOid(events, mode);
 		if (agg->valid)
 			return agg;
 		agg = esrs_aggregate_lookup(name);
 		if (agg->events == events)
 			return agg;
-		UnlockRelationOid(events, RowExclusiveLock);
+		UnlockRelationOid(events, mode);
 	}
 }
 

@@ -13,6 +13,7 @@
 #include "config.h"
 #include "executor/spi.h"
 #include "nodes/pg_list.h"
+#include "storage/lockdefs.h"
 #include "user/routine.h"
 
 /* Statements on the events table, prepared by store/ when first needed. */
@@ -64,7 +65,7 @@ typedef struct EsrsAggregate
 
 extern EsrsAggregate *esrs_aggregate_find(const char *name, bool missing_ok);
 extern EsrsAggregate *esrs_aggregate_lookup(const char *name);
-extern EsrsAggregate *esrs_aggregate_lookup_locked(const char *name);
+extern EsrsAggregate *esrs_aggregate_lookup_locked(const char *name, LOCKMODE mode);
 extern void esrs_aggregate_init(void);
 extern uint32 esrs_aggregate_hash(const char *name);
 extern void esrs_aggregate_check_command_right(EsrsAggregate *agg);

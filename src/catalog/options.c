@@ -168,6 +168,8 @@ esrs_options_list(EsrsOptions *options, const char *key, List **value)
 	{
 		if (v->type != jbvBinary || !JsonContainerIsArray(v->val.binary.data))
 			wrong_type(key, "an array of strings");
+		if (JsonContainerSize(v->val.binary.data) == 0)
+			wrong_type(key, "null or an array of at least one string");
 		for (int i = 0; i < JsonContainerSize(v->val.binary.data); i++)
 		{
 			JsonbValue *e = getIthJsonbValueFromContainer(v->val.binary.data, i);

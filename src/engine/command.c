@@ -232,6 +232,9 @@ make_records(EsrsCall *call, EsrsInstance *instance, EsrsCommand *command, List 
 		record->sequence_number = instance->sequence_number + 1 + i;
 		record->version = agg->routine.has_version ? agg->routine.event_version : ESRS_NO_VERSION;
 		record->metadata = metadata;
+		esrs_callback_check_form(call, &agg->routine, record->event, record->payload,
+								 record->version);
+		esrs_call_reset(call);
 		records = lappend(records, record);
 	}
 	return records;
@@ -252,6 +255,17 @@ command_time(EsrsInstance *instance)
  * ------------------------------------------------------------------------
  */
 
+/*
+ * Lock the instance.  Returns the aggregate as it is after the wait: a callback
+ * or handler may have been replaced meanwhile.
+ */
+static EsrsAggregate *
+lock_instance(EsrsAggregate *agg, const pg_uuid_t *id)
+{
+	esrs_lock_instance(agg, id);
+	return esrs_aggregate_lookup(agg->name);
+}
+
 static void
 run_command(EsrsCommand *command, EsrsAggregate *agg, int depth, EsrsOutcome *outcome)
 {
@@ -263,7 +277,7 @@ run_command(EsrsCommand *command, EsrsAggregate *agg, int depth, EsrsOutcome *ou
 	List	   *events;
 
 	if (!command->locked)
-		esrs_lock_instance(agg, &command->aggregate_id);
+		agg = lock_instance(agg, &command->aggregate_id);
 
 	/* a snapshot taken before the lock would not see what it waited for */
 	CommandCounterIncrement();
@@ -315,7 +329,7 @@ run_persist(EsrsCommand *command, EsrsAggregate *agg, int depth, EsrsOutcome *ou
 	EsrsInstance *instance;
 	Snapshot	snapshot;
 
-	esrs_lock_instance(agg, &command->aggregate_id);
+	agg = lock_instance(agg, &command->aggregate_id);
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	snapshot = GetActiveSnapshot();
@@ -396,7 +410,7 @@ esrs_command_run(EsrsCommand *command, EsrsOutcome *outcome)
 	EsrsAggregate *agg;
 
 	esrs_aggregate_check_command_right(esrs_aggregate_lookup(command->aggregate));
-	agg = esrs_aggregate_lookup_locked(command->aggregate);
+	agg = esrs_aggregate_lookup_locked(command->aggregate, RowExclusiveLock);
 	run_framed(command, agg, outcome, run_command);
 }
 
@@ -407,7 +421,7 @@ esrs_command_persist(EsrsCommand *command, EsrsOutcome *outcome)
 	EsrsAggregate *agg;
 
 	esrs_aggregate_check_table_right(esrs_aggregate_lookup(command->aggregate), ACL_INSERT);
-	agg = esrs_aggregate_lookup_locked(command->aggregate);
+	agg = esrs_aggregate_lookup_locked(command->aggregate, RowExclusiveLock);
 	run_framed(command, agg, outcome, run_persist);
 }
 
@@ -419,20 +433,20 @@ uint64
 esrs_command_delete(const char *aggregate, const pg_uuid_t *id, bool permanent)
 {
 	EsrsCommand command = {.aggregate = aggregate,.aggregate_id = *id};
-	EsrsAggregate *agg;
+	EsrsAggregate *volatile agg;
 	EsrsInstance *instance;
 	Frame		frame;
 	volatile uint64 n = 0;
 
 	esrs_aggregate_check_table_right(esrs_aggregate_lookup(aggregate), ACL_DELETE);
-	agg = esrs_aggregate_lookup_locked(aggregate);
+	agg = esrs_aggregate_lookup_locked(aggregate, RowExclusiveLock);
 	prepare_frame(&frame, agg, id);
 	innermost = &frame;
 	PG_TRY();
 	{
 		int64		position;
 
-		esrs_lock_instance(agg, id);
+		agg = lock_instance(agg, id);
 		CommandCounterIncrement();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		instance = esrs_state_peek(agg, id, GetActiveSnapshot());

@@ -128,7 +128,7 @@ lock_aggregate(EsrsCommand **sorted, int n, int m, ForeignKeys *foreign)
 		lock_whole_aggregate(name);
 		return;
 	}
-	agg = esrs_aggregate_lookup_locked(name);
+	agg = esrs_aggregate_lookup_locked(name, RowExclusiveLock);
 	for (int i = n; i < m; i++)
 		if (esrs_lock_own(agg, &sorted[i]->aggregate_id) && agg->adopted)
 			foreign->keys[foreign->n++] = esrs_lock_foreign_key(&sorted[i]->aggregate_id);

@@ -75,7 +75,7 @@ esrs_load(PG_FUNCTION_ARGS)
 				 errmsg("at_sequence must not be negative")));
 	if (!PG_ARGISNULL(3))
 		limit.occurred_on = PG_GETARG_TIMESTAMPTZ(3);
-	result = load(esrs_aggregate_lookup(name), id, limit, false);
+	result = load(esrs_aggregate_lookup_locked(name, AccessShareLock), id, limit, false);
 	if (result == (Datum) 0)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);
@@ -93,9 +93,11 @@ esrs_lock_and_load(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("esrs_lock_and_load()");
 	PreventCommandIfParallelMode("esrs_lock_and_load()");
 	esrs_aggregate_check_table_right(esrs_aggregate_lookup(name), ACL_SELECT);
-	agg = esrs_aggregate_lookup_locked(name);
+	agg = esrs_aggregate_lookup_locked(name, RowExclusiveLock);
 	esrs_lock_instance(agg, id);
-	result = load(agg, id, ESRS_LOAD_ALL, true);
+
+	/* what was replaced during the wait is looked up anew */
+	result = load(esrs_aggregate_lookup(name), id, ESRS_LOAD_ALL, true);
 	if (result == (Datum) 0)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);
@@ -161,7 +163,7 @@ esrs_events(PG_FUNCTION_ARGS)
 	int32		to = PG_ARGISNULL(3) ? PG_INT32_MAX : PG_GETARG_INT32(3);
 	InstanceSet set;
 
-	set.agg = esrs_aggregate_lookup(name);
+	set.agg = esrs_aggregate_lookup_locked(name, AccessShareLock);
 	set.set.store = esrs_arguments_begin_set(fcinfo, &set.set.desc);
 	set.set.call = esrs_call_begin(name, id, GetCurrentTimestamp(), NULL);
 	set.set.wanted = PG_INT64_MAX;
@@ -192,7 +194,8 @@ aggregates_arg(ArrayType *array, uint32 **hashes)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("list of aggregates must not contain nulls")));
 		result = list_append_unique_ptr(result,
-										esrs_aggregate_lookup(TextDatumGetCString(values[i])));
+										esrs_aggregate_lookup_locked(TextDatumGetCString(values[i]),
+																	 AccessShareLock));
 	}
 	*hashes = palloc(sizeof(uint32) * Max(n, 1));
 	foreach(lc, result)

@@ -135,7 +135,7 @@ esrs_decide(PG_FUNCTION_ARGS)
 				 errmsg("%s must not be null", "command")));
 	r.command = PG_GETARG_JSONB_P(2);
 	esrs_arguments_check_command(r.command);
-	r.agg = esrs_aggregate_lookup(command.aggregate);
+	r.agg = esrs_aggregate_lookup_locked(command.aggregate, AccessShareLock);
 	esrs_aggregate_check_command_right(r.agg);
 	r.load = true;
 	rehearse(&r);

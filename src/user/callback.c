@@ -554,3 +554,29 @@ esrs_callback_stored_form(EsrsCall *call, EsrsRoutine *routine, Jsonb *event)
 	esrs_jsonb_check_limits(stored, "event");
 	return esrs_jsonb_copy(stored);
 }
+
+/*
+ * Check that a new event comes back from its stored form as it was emitted:
+ * the state returned now and the one loaded later are the same.  ZE005 if not.
+ */
+void
+esrs_callback_check_form(EsrsCall *call, EsrsRoutine *routine, Jsonb *event,
+						 Jsonb *stored, int32 version)
+{
+	EsrsJson   *back;
+
+	if (!has_callback(routine, ESRS_CALLBACK_FROM_EVENT) &&
+		!has_callback(routine, ESRS_CALLBACK_TO_EVENT) &&
+		!has_callback(routine, ESRS_CALLBACK_UPCAST))
+		return;
+	back = esrs_callback_present_form(call, routine, stored, version);
+	if (back == NULL || !esrs_jsonb_equal(esrs_document_jsonb(back), event))
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
+				 errmsg("new event of aggregate \"%s\" cannot be read back from its stored form",
+						call->aggregate),
+				 errdetail(back == NULL ?
+						   "The aggregate's own functions leave it out as deprecated." :
+						   "The aggregate's own functions turn it into another event."),
+				 errhint("from_event must be the inverse of to_event and upcast for new events; an event_version exempts new events from upcast.")));
+}

@@ -36,6 +36,9 @@ extern EsrsJson *esrs_callback_present_form(EsrsCall *call, EsrsRoutine *routine
 extern Jsonb *esrs_callback_stored_form(EsrsCall *call, EsrsRoutine *routine,
 										Jsonb *event);
 
+extern void esrs_callback_check_form(EsrsCall *call, EsrsRoutine *routine, Jsonb *event,
+									 Jsonb *stored, int32 version);
+
 extern void esrs_rejection_raise(const EsrsRejection *rejection) pg_attribute_noreturn();
 
 #endif							/* ESRS_USER_CALLBACK_H */
