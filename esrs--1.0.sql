@@ -434,14 +434,23 @@ SELECT a.name,
        CASE WHEN a.handler IS NOT NULL THEN 'c'
             WHEN a.handle_command IS NOT NULL THEN 'sql'
             ELSE 'store' END AS kind,
-       a.handler, a.handle_command, a.apply_event, a.initial_state,
-       a.upcast, a.from_event, a.to_event, a.event_version, a.snapshot_every,
+       coalesce(pg_catalog.to_regprocedure(a.handler)::text, a.handler) AS handler,
+       coalesce(pg_catalog.to_regprocedure(a.handle_command)::text, a.handle_command) AS handle_command,
+       coalesce(pg_catalog.to_regprocedure(a.apply_event)::text, a.apply_event) AS apply_event,
+       a.initial_state,
+       coalesce(pg_catalog.to_regprocedure(a.upcast)::text, a.upcast) AS upcast,
+       coalesce(pg_catalog.to_regprocedure(a.from_event)::text, a.from_event) AS from_event,
+       coalesce(pg_catalog.to_regprocedure(a.to_event)::text, a.to_event) AS to_event,
+       a.event_version, a.snapshot_every,
        a.event_id_format, a.event_type_path, a.unique_event_id, a.append_only,
        a.notify, a.notify_payload, a.adopted, a.registered_at
   FROM esrs.aggregates a;
 
 CREATE VIEW @extschema@.esrs_handlers AS
-SELECT h.name, h.mode, h.aggregates, h.handler, h.delete_handler, h.event_types,
+SELECT h.name, h.mode, h.aggregates,
+       coalesce(pg_catalog.to_regprocedure(h.handler)::text, h.handler) AS handler,
+       coalesce(pg_catalog.to_regprocedure(h.delete_handler)::text, h.delete_handler) AS delete_handler,
+       h.event_types,
        h.replayable, h.ordering, h.partitions, h.batch_size, h.on_error,
        h.max_attempts, h.start_at, h.run_as, h.ordinal, h.registered_at
   FROM esrs.handlers h;

@@ -25,6 +25,7 @@
 #include "user/routine.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(esrs_check);
@@ -115,7 +116,10 @@ update_signatures(Subject *s, List *callbacks)
 
 		if (s->functions[i] == NULL)
 			continue;
-		signature = esrs_function_signature(lfirst_oid(lc));
+		signature = SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(lfirst_oid(lc))) ?
+			esrs_function_signature(lfirst_oid(lc)) : NULL;
+		if (signature != NULL)
+			esrs_routine_check_function(i, lfirst_oid(lc), esrs_extension()->handler_type);
 		lc = lnext(callbacks, lc);
 		if (signature == NULL || strcmp(signature, s->functions[i]) == 0)
 			continue;

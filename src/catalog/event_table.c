@@ -52,16 +52,17 @@ static const struct
 {
 	const char *name;
 	Oid			type;
+	bool		not_null;
 	const char *definition;
 }			columns[] = {
-	{"id", UUIDOID, "pg_catalog.uuid NOT NULL"},
-	{"aggregate_id", UUIDOID, "pg_catalog.uuid NOT NULL"},
-	{"payload", JSONBOID, "pg_catalog.jsonb NOT NULL"},
-	{"occurred_on", TIMESTAMPTZOID, "pg_catalog.timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP"},
-	{"sequence_number", INT4OID, "pg_catalog.int4 NOT NULL DEFAULT 1"},
-	{"version", INT4OID, "pg_catalog.int4"},
-	{"position", INT8OID, "pg_catalog.int8 NOT NULL"},
-	{"metadata", JSONBOID, "pg_catalog.jsonb"},
+	{"id", UUIDOID, true, "pg_catalog.uuid NOT NULL"},
+	{"aggregate_id", UUIDOID, true, "pg_catalog.uuid NOT NULL"},
+	{"payload", JSONBOID, true, "pg_catalog.jsonb NOT NULL"},
+	{"occurred_on", TIMESTAMPTZOID, true, "pg_catalog.timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP"},
+	{"sequence_number", INT4OID, true, "pg_catalog.int4 NOT NULL DEFAULT 1"},
+	{"version", INT4OID, false, "pg_catalog.int4"},
+	{"position", INT8OID, true, "pg_catalog.int8 NOT NULL"},
+	{"metadata", JSONBOID, false, "pg_catalog.jsonb"},
 };
 
 /* Columns that the Rust library's tables may lack. */
@@ -99,6 +100,8 @@ check_columns(Relation rel, int ncolumns)
 		if (TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid != columns[i].type)
 			return psprintf("column \"%s\" is not of type %s", columns[i].name,
 							format_type_be(columns[i].type));
+		if (columns[i].not_null && !TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attnotnull)
+			return psprintf("column \"%s\" may be null", columns[i].name);
 	}
 	return NULL;
 }
@@ -397,6 +400,8 @@ adopt_table(Oid events, const char *table, const char *name)
 		esrs_spi_utility(psprintf("ALTER TABLE %s ADD COLUMN %s %s", table, columns[i].name,
 								  format_type_be(columns[i].type)));
 	}
+	fill_positions(table, name);
+	esrs_spi_utility(psprintf("ALTER TABLE %s ALTER COLUMN position SET NOT NULL", table));
 	rel = relation_open(events, NoLock);
 	problem = check_columns(rel, lengthof(columns));
 	relation_close(rel, NoLock);
@@ -406,8 +411,6 @@ adopt_table(Oid events, const char *table, const char *name)
 				 errmsg("table %s cannot be adopted as the events table of aggregate \"%s\"",
 						table, name),
 				 errdetail("It is not an events table: %s.", problem)));
-	fill_positions(table, name);
-	esrs_spi_utility(psprintf("ALTER TABLE %s ALTER COLUMN position SET NOT NULL", table));
 	if (!has_position_index)
 		esrs_spi_utility(psprintf("CREATE UNIQUE INDEX ON %s (position, aggregate_id)", table));
 	(void) esrs_extension_raise_position(greatest_position(table));

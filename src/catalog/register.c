@@ -21,6 +21,7 @@
 #include "base/jsonb_codec.h"
 #include "base/security.h"
 #include "base/spi.h"
+#include "catalog/aggregate.h"
 #include "catalog/aggregate_row.h"
 #include "catalog/event_table.h"
 #include "catalog/extension.h"
@@ -363,6 +364,8 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 	if (created)
 		esrs_aggregate_row_delete_history(name);
 	esrs_aggregate_row_write(name, events, adopted, &o, false);
+	CommandCounterIncrement();
+	(void) esrs_aggregate_lookup(name);
 	PG_RETURN_OID(events);
 }
 
@@ -447,6 +450,8 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 		esrs_event_table_set_unique_id(events, o.unique_event_id);
 	esrs_spi_end();
 	esrs_aggregate_row_write(name, events, adopted, &o, true);
+	CommandCounterIncrement();
+	(void) esrs_aggregate_lookup(name);
 	PG_RETURN_VOID();
 }
 

@@ -154,18 +154,8 @@ check_handler_function(const char *signature)
 {
 	const EsrsExtension *ext = esrs_extension();
 	Oid			function = esrs_function_parse(signature);
-	Oid		   *arguments;
-	int			nargs;
-	EsrsSignature wanted = {
-		"an event handler",
-		"handler(esrs_event), or handler(esrs_event[]) for all events of a command at once",
-		1, {ext->event_type, InvalidOid}, InvalidOid, InvalidOid
-	};
 
-	(void) get_func_signature(function, &arguments, &nargs);
-	if (nargs == 1 && arguments[0] == ext->event_array_type)
-		wanted.args[0] = ext->event_array_type;
-	esrs_function_check(function, &wanted);
+	(void) esrs_handler_check(function, ext->event_type, ext->event_array_type);
 	esrs_register_check_execute(function);
 	return esrs_function_signature(function);
 }
@@ -173,13 +163,9 @@ check_handler_function(const char *signature)
 static char *
 check_delete_function(const char *signature)
 {
-	static const EsrsSignature wanted = {
-		"a delete handler", "delete_handler(aggregate_id uuid)",
-		1, {UUIDOID, InvalidOid}, InvalidOid, InvalidOid
-	};
 	Oid			function = esrs_function_parse(signature);
 
-	esrs_function_check(function, &wanted);
+	esrs_handler_check_delete(function);
 	esrs_register_check_execute(function);
 	return esrs_function_signature(function);
 }

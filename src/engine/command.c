@@ -132,7 +132,8 @@ judge_gone(EsrsInstance *instance, Snapshot snapshot)
 	ereport(ERROR,
 			(errcode(ESRS_ERRCODE_DELETED),
 			 errmsg("instance %s of aggregate \"%s\" was deleted permanently",
-					esrs_uuid_text(&instance->id), instance->agg->name)));
+					esrs_uuid_text(&instance->id), instance->agg->name),
+			 errhint("Use another id for a new instance.")));
 }
 
 static bool

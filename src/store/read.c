@@ -16,6 +16,7 @@
 
 #include "store/read.h"
 
+#include "base/errors.h"
 #include "base/security.h"
 #include "base/spi.h"
 #include "catalog/extension.h"
@@ -46,8 +47,17 @@ fill_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc, int first)
 	record->deletion = isnull;
 	if (!isnull)
 		record->id = *DatumGetUUIDP(value);
-	record->aggregate_id = *DatumGetUUIDP(SPI_getbinval(tuple, desc, first + 1, &isnull));
+	value = SPI_getbinval(tuple, desc, first + 1, &isnull);
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_BAD_EVENT),
+				 errmsg("event in an events table has no aggregate_id")));
+	record->aggregate_id = *DatumGetUUIDP(value);
 	value = SPI_getbinval(tuple, desc, first + 2, &isnull);
+	if (isnull && !record->deletion)
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_BAD_EVENT),
+				 errmsg("event in an events table has no payload")));
 	record->payload = isnull ? NULL : DatumGetJsonbP(value);
 	record->occurred_on = DatumGetTimestampTz(SPI_getbinval(tuple, desc, first + 3, &isnull));
 	value = SPI_getbinval(tuple, desc, first + 4, &isnull);

@@ -120,6 +120,40 @@ esrs_function_check(Oid function, const EsrsSignature *wanted)
 						 format_procedure(function))));
 }
 
+/*
+ * Check that a function can be an event handler.  True if it takes all events
+ * of a command at once.
+ */
+bool
+esrs_handler_check(Oid function, Oid event_type, Oid event_array_type)
+{
+	EsrsSignature wanted = {
+		"an event handler",
+		"handler(esrs_event), or handler(esrs_event[]) for all events of a command at once",
+		1, {event_type, InvalidOid}, InvalidOid, InvalidOid
+	};
+	Oid		   *arguments;
+	int			nargs;
+
+	(void) get_func_signature(function, &arguments, &nargs);
+	if (nargs == 1 && arguments[0] == event_array_type)
+		wanted.args[0] = event_array_type;
+	esrs_function_check(function, &wanted);
+	return wanted.args[0] == event_array_type;
+}
+
+/* Check that a function can be called when an instance was deleted. */
+void
+esrs_handler_check_delete(Oid function)
+{
+	static const EsrsSignature wanted = {
+		"a delete handler", "delete_handler(aggregate_id uuid)",
+		1, {UUIDOID, InvalidOid}, InvalidOid, InvalidOid
+	};
+
+	esrs_function_check(function, &wanted);
+}
+
 /* Make a function ready; its FmgrInfo will live below "parent". */
 void
 esrs_function_init(EsrsFunction *function, Oid oid, MemoryContext parent)

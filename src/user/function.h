@@ -40,6 +40,8 @@ extern Oid	esrs_function_parse(const char *signature);
 extern Oid	esrs_function_find(const char *signature);
 extern char *esrs_function_signature(Oid function);
 extern void esrs_function_check(Oid function, const EsrsSignature *wanted);
+extern bool esrs_handler_check(Oid function, Oid event_type, Oid event_array_type);
+extern void esrs_handler_check_delete(Oid function);
 extern void esrs_function_init(EsrsFunction *function, Oid oid, MemoryContext parent);
 extern Datum esrs_function_call(EsrsFunction *function, MemoryContext scratch,
 								int nargs, NullableDatum *args, bool *isnull);
