@@ -4,11 +4,13 @@
  *	  Acting as another role for one statement, as foreign-key triggers do,
  *	  and noticing what a callback must not change.
  *
- * No user's code may run between esrs_security_become() and
- * esrs_security_restore(): only esrs' own fixed statements, whose names and
- * operators are all qualified.  (A trigger or a default that the owner of an
- * events table put there does run, with its owner's rights and the pinned
- * search_path, as it would for the owner's own INSERT.)
+ * Between esrs_security_become() and esrs_security_restore() stand only esrs'
+ * own fixed statements, whose names and operators are all qualified.  What the
+ * owner of an events table put on it (triggers, defaults, constraints, index
+ * expressions) does run, with its owner's rights and the pinned search_path,
+ * as for the owner's own INSERT; but a deferred trigger runs at commit, as
+ * whoever commits.  Whoever commands an aggregate trusts its owner: he runs
+ * the owner's functions with his own rights anyway.
  *
  *-------------------------------------------------------------------------
  */

@@ -13,16 +13,20 @@
 
 #include "catalog/check.h"
 
+#include "access/htup_details.h"
 #include "base/security.h"
 #include "base/spi.h"
 #include "catalog/event_table.h"
 #include "catalog/extension.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "catalog/register.h"
 #include "compat.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "user/routine.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -174,24 +178,61 @@ repair_default(Findings *f, Subject *s, EsrsTableInfo *info, bool owner)
 static void
 check_positions(Findings *f, Subject *s, EsrsTableInfo *info)
 {
-	int64		greatest = 0;
-	EsrsIdentity before;
-	bool		isnull;
-	Datum		value;
+	int64		greatest = esrs_event_table_last_position(s->events);
 
-	esrs_security_become(&before, info->owner);
-	esrs_spi_begin();
-	(void) esrs_spi_run(psprintf("SELECT pg_catalog.max(position) FROM %s", info->table),
-						0, NULL, NULL, NULL, SPI_OK_SELECT);
-	value = esrs_spi_column(0, 1, &isnull);
-	if (!isnull)
-		greatest = DatumGetInt64(value);
-	esrs_spi_end();
-	esrs_security_restore(&before);
 	if (esrs_extension_raise_position(greatest))
 		report(f, "repaired", s->name,
 			   psprintf("position " INT64_FORMAT " in table %s was ahead of the sequence",
 						greatest, info->table), NULL);
+}
+
+/*
+ * Does a function mean the same whatever the caller's search_path is?  One in
+ * C does, one with a body that was parsed at creation, and one that sets it.
+ */
+static bool
+is_pinned(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+	bool		isnull;
+	Datum		config;
+	bool		pinned;
+
+	if (!HeapTupleIsValid(tuple))
+		return true;
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	pinned = proc->prolang == ClanguageId || proc->prolang == INTERNALlanguageId;
+	(void) SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosqlbody, &isnull);
+	pinned |= !isnull;
+	config = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proconfig, &isnull);
+	if (!isnull)
+	{
+		Datum	   *settings;
+		int			n;
+
+		deconstruct_array(DatumGetArrayTypeP(config), TEXTOID, -1, false, TYPALIGN_INT,
+						  &settings, NULL, &n);
+		for (int i = 0; i < n; i++)
+			pinned |= strncmp(TextDatumGetCString(settings[i]), "search_path=", 12) == 0;
+	}
+	ReleaseSysCache(tuple);
+	return pinned;
+}
+
+/* What a commander can make a callback mean by his search_path. */
+static void
+check_pinned(Findings *f, Subject *s, List *callbacks)
+{
+	ListCell   *lc;
+
+	foreach(lc, callbacks)
+		if (!is_pinned(lfirst_oid(lc)))
+		report(f, "warning", s->name,
+			   psprintf("the search_path of whoever commands decides what function %s means",
+						esrs_function_signature(lfirst_oid(lc))),
+			   psprintf("ALTER FUNCTION %s SET search_path = ..., pg_temp; or give it a BEGIN ATOMIC body.",
+						esrs_function_signature(lfirst_oid(lc))));
 }
 
 /* Is EXECUTE on the deciding function everybody's again? */
@@ -237,6 +278,7 @@ check_aggregate(Findings *f, Subject *s)
 		if (owner)
 			update_signatures(s, info.callbacks);
 		check_public(f, s, info.callbacks);
+		check_pinned(f, s, info.callbacks);
 	}
 	if (!info.guarded)
 		report(f, "warning", s->name,

@@ -76,8 +76,17 @@ esrs_datum_event_array(const char *aggregate, List *records)
 										   false, TYPALIGN_DOUBLE));
 }
 
+static void
+must_be_set(bool isnull, const char *column)
+{
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s of an event must not be null", column)));
+}
+
 /*
- * Read an esrs_event.  Pointers in the record are borrowed from it, or in the
+ * Read an esrs_event; 22004 for a null that no event has.  Pointers in the record are borrowed from it, or in the
  * current context.  Its payload is taken for the present form.
  */
 void
@@ -93,14 +102,17 @@ esrs_datum_read_event(Datum event, EsrsRecord *record)
 	if (!isnull)
 		record->id = *DatumGetUUIDP(value);
 	value = GetAttributeByNum(header, 3, &isnull);
-	if (!isnull)
-		record->aggregate_id = *DatumGetUUIDP(value);
+	must_be_set(isnull, "aggregate_id");
+	record->aggregate_id = *DatumGetUUIDP(value);
 	value = GetAttributeByNum(header, 4, &isnull);
+	must_be_set(isnull && !record->deletion, "payload");
 	record->payload = isnull ? NULL : DatumGetJsonbP(value);
 	record->event = record->payload;
 	value = GetAttributeByNum(header, 5, &isnull);
+	must_be_set(isnull && !record->deletion, "occurred_on");
 	record->occurred_on = isnull ? 0 : DatumGetTimestampTz(value);
 	value = GetAttributeByNum(header, 6, &isnull);
+	must_be_set(isnull && !record->deletion, "sequence_number");
 	record->sequence_number = isnull ? 0 : DatumGetInt32(value);
 	value = GetAttributeByNum(header, 7, &isnull);
 	record->version = isnull ? ESRS_NO_VERSION : DatumGetInt32(value);

@@ -19,7 +19,7 @@
 
 #include "catalog/event_table.h"
 
-#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
 #include "base/errors.h"
@@ -40,244 +40,15 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 PG_FUNCTION_INFO_V1(esrs_append_only);
-
-#define GUARD_NAME	"esrs_append_only"
 
 /* The table whose events esrs_delete() is removing, or InvalidOid. */
 static Oid	allowed_table = InvalidOid;
 
-static const struct
-{
-	const char *name;
-	Oid			type;
-	bool		not_null;
-	const char *definition;
-}			columns[] = {
-	{"id", UUIDOID, true, "pg_catalog.uuid NOT NULL"},
-	{"aggregate_id", UUIDOID, true, "pg_catalog.uuid NOT NULL"},
-	{"payload", JSONBOID, true, "pg_catalog.jsonb NOT NULL"},
-	{"occurred_on", TIMESTAMPTZOID, true, "pg_catalog.timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP"},
-	{"sequence_number", INT4OID, true, "pg_catalog.int4 NOT NULL DEFAULT 1"},
-	{"version", INT4OID, false, "pg_catalog.int4"},
-	{"position", INT8OID, true, "pg_catalog.int8 NOT NULL"},
-	{"metadata", JSONBOID, false, "pg_catalog.jsonb"},
-};
-
 /* Columns that the Rust library's tables may lack. */
 #define FIRST_ADDED_COLUMN	5
-
-/* ------------------------------------------------------------------------
- * Inspecting
- * ------------------------------------------------------------------------
- */
-
-/* Attribute number of a column by name, or 0. */
-static AttrNumber
-find_column(TupleDesc desc, const char *name)
-{
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		if (!att->attisdropped && strcmp(NameStr(att->attname), name) == 0)
-			return att->attnum;
-	}
-	return 0;
-}
-
-/* What is wrong with the columns from "first" on; NULL if nothing. */
-static char *
-check_columns(Relation rel, int ncolumns)
-{
-	for (int i = 0; i < ncolumns; i++)
-	{
-		AttrNumber	attnum = find_column(RelationGetDescr(rel), columns[i].name);
-
-		if (attnum == 0)
-			return psprintf("column \"%s\" is missing", columns[i].name);
-		if (TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid != columns[i].type)
-			return psprintf("column \"%s\" is not of type %s", columns[i].name,
-							format_type_be(columns[i].type));
-		if (columns[i].not_null && !TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attnotnull)
-			return psprintf("column \"%s\" may be null", columns[i].name);
-	}
-	return NULL;
-}
-
-/* The unique index on exactly (aggregate_id, sequence_number), or InvalidOid. */
-static Oid
-find_sequence_index(Relation rel)
-{
-	AttrNumber	aggregate_id = find_column(RelationGetDescr(rel), "aggregate_id");
-	AttrNumber	sequence = find_column(RelationGetDescr(rel), "sequence_number");
-	List	   *indexes = RelationGetIndexList(rel);
-	ListCell   *lc;
-	Oid			result = InvalidOid;
-
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-		Form_pg_index form = index->rd_index;
-
-		if (form->indisunique && form->indisvalid && form->indnkeyatts == 2 &&
-			form->indkey.values[0] == aggregate_id &&
-			form->indkey.values[1] == sequence &&
-			RelationGetIndexPredicate(index) == NIL)
-			result = lfirst_oid(lc);
-		index_close(index, AccessShareLock);
-	}
-	list_free(indexes);
-	return result;
-}
-
-/* Is there an index whose first column is this one? */
-static bool
-has_index_on(Relation rel, const char *column)
-{
-	AttrNumber	attnum = find_column(RelationGetDescr(rel), column);
-	List	   *indexes = RelationGetIndexList(rel);
-	ListCell   *lc;
-	bool		result = false;
-
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-
-		if (attnum != 0 && index->rd_index->indkey.values[0] == attnum)
-			result = true;
-		index_close(index, AccessShareLock);
-	}
-	list_free(indexes);
-	return result;
-}
-
-/* Add the functions that an argument of the default names. */
-static bool
-collect_callbacks(Node *node, List **callbacks)
-{
-	ListCell   *lc;
-
-	if (IsA(node, ArrayExpr))
-	{
-		foreach(lc, ((ArrayExpr *) node)->elements)
-		{
-			Const	   *c = (Const *) lfirst(lc);
-
-			if (!IsA(c, Const) || c->constisnull)
-				return false;
-			*callbacks = lappend_oid(*callbacks, DatumGetObjectId(c->constvalue));
-		}
-		return true;
-	}
-	if (IsA(node, Const))
-	{
-		Const	   *c = (Const *) node;
-		Datum	   *values;
-		int			n;
-
-		if (c->constisnull)
-			return false;
-		deconstruct_array(DatumGetArrayTypeP(c->constvalue), REGPROCEDUREOID,
-						  sizeof(Oid), true, TYPALIGN_INT, &values, NULL, &n);
-		for (int i = 0; i < n; i++)
-			*callbacks = lappend_oid(*callbacks, DatumGetObjectId(values[i]));
-		return true;
-	}
-	return false;
-}
-
-/* Is the default of "position" esrs.next_position(name, callbacks)? */
-static bool
-read_default(Relation rel, const char *name, List **callbacks)
-{
-	AttrNumber	attnum = find_column(RelationGetDescr(rel), "position");
-	TupleConstr *constr = RelationGetDescr(rel)->constr;
-
-	for (int i = 0; constr != NULL && i < constr->num_defval; i++)
-	{
-		FuncExpr   *call;
-		Const	   *argument;
-		char	   *found;
-
-		if (constr->defval[i].adnum != attnum)
-			continue;
-		call = (FuncExpr *) stringToNode(constr->defval[i].adbin);
-		if (!IsA(call, FuncExpr) || call->funcid != esrs_extension()->next_position)
-			return false;
-		argument = (Const *) linitial(call->args);
-		if (!IsA(argument, Const) || argument->constisnull)
-			return false;
-		found = TextDatumGetCString(argument->constvalue);
-		return strcmp(found, name) == 0 &&
-			(list_length(call->args) < 2 ||
-			 collect_callbacks((Node *) lsecond(call->args), callbacks));
-	}
-	return false;
-}
-
-/* Is the guard there, and does it fire for everybody? */
-static bool
-has_guard(Relation rel)
-{
-	TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (strcmp(trigger->tgname, GUARD_NAME) == 0)
-			return trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
-	}
-	return false;
-}
-
-/* The qualified, quoted name of a table, in the current context. */
-char *
-esrs_event_table_name(Oid events)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(events)),
-									  get_rel_name(events));
-}
-
-/*
- * Look at the table of a registered aggregate.  The result's members are in
- * the current context and are set as far as the table goes.
- */
-EsrsTableCondition
-esrs_event_table_inspect(Oid events, const char *name, EsrsTableInfo *info)
-{
-	Relation	rel = try_relation_open(events, AccessShareLock);
-	EsrsTableCondition condition = ESRS_TABLE_OK;
-
-	memset(info, 0, sizeof(*info));
-	if (rel == NULL)
-		return ESRS_TABLE_MISSING;
-	info->owner = rel->rd_rel->relowner;
-	info->table = esrs_event_table_name(events);
-	if (rel->rd_rel->relkind != RELKIND_RELATION &&
-		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-	{
-		info->problem = pstrdup("it is not a table");
-		condition = ESRS_TABLE_FOREIGN;
-	}
-	else if ((info->problem = check_columns(rel, lengthof(columns))) != NULL)
-		condition = ESRS_TABLE_FOREIGN;
-	else if (!OidIsValid(info->sequence_index = find_sequence_index(rel)))
-	{
-		info->problem = pstrdup("it has no unique index on (aggregate_id, sequence_number)");
-		condition = ESRS_TABLE_FOREIGN;
-	}
-	else
-	{
-		info->guarded = has_guard(rel);
-		if (!read_default(rel, name, &info->callbacks))
-			condition = ESRS_TABLE_NO_DEFAULT;
-	}
-	relation_close(rel, AccessShareLock);
-	return condition;
-}
 
 /* ------------------------------------------------------------------------
  * Making and adopting
@@ -291,8 +62,8 @@ create_table(const char *table, const char *name)
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE TABLE %s (", table);
-	for (int i = 0; i < lengthof(columns); i++)
-		appendStringInfo(&sql, "%s %s, ", columns[i].name, columns[i].definition);
+	for (int i = 0; i < ESRS_EVENT_TABLE_COLUMNS; i++)
+		appendStringInfo(&sql, "%s %s, ", esrs_event_columns[i].name, esrs_event_columns[i].definition);
 	/* cut here, or PostgreSQL cuts it with a NOTICE */
 	appendStringInfo(&sql, "CONSTRAINT %.*s PRIMARY KEY (aggregate_id, sequence_number))",
 					 NAMEDATALEN - 1,
@@ -325,19 +96,6 @@ fill_positions(const char *table, const char *name)
 						0, NULL, NULL, NULL, SPI_OK_UPDATE);
 }
 
-/* The greatest position in the table, or 0. */
-static int64
-greatest_position(const char *table)
-{
-	bool		isnull;
-	Datum		value;
-
-	(void) esrs_spi_run(psprintf("SELECT pg_catalog.max(position) FROM %s", table),
-						0, NULL, NULL, NULL, SPI_OK_SELECT);
-	value = esrs_spi_column(0, 1, &isnull);
-	return isnull ? 0 : DatumGetInt64(value);
-}
-
 /* Take the guard off, if there is one. */
 static void
 drop_guard(Oid events)
@@ -346,11 +104,33 @@ drop_guard(Oid events)
 	bool		found = false;
 
 	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
-		found |= strcmp(rel->trigdesc->triggers[i].tgname, GUARD_NAME) == 0;
+		found |= strcmp(rel->trigdesc->triggers[i].tgname, ESRS_GUARD_NAME) == 0;
 	relation_close(rel, NoLock);
 	if (found)
-		esrs_spi_utility(psprintf("DROP TRIGGER %s ON %s", GUARD_NAME,
+		esrs_spi_utility(psprintf("DROP TRIGGER %s ON %s", ESRS_GUARD_NAME,
 								  esrs_event_table_name(events)));
+}
+
+/*
+ * Only the owner adopts, not even a superuser in his place: a table that
+ * somebody else made, perhaps in the hope of this, runs its owner's code.
+ */
+static void
+check_adopter(Oid events, const char *table)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(events));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", events);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	if (!is_member_of_role_nosuper(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table %s to adopt it", table),
+				 errhint("SET ROLE %s first, if the table is what you mean.",
+						 quote_identifier(GetUserNameFromId(owner, false)))));
 }
 
 /*
@@ -362,21 +142,20 @@ adopt_table(Oid events, const char *table, const char *name)
 {
 	Relation	rel;
 	char	   *problem;
-	bool		lacks[lengthof(columns)];
-	bool		foreign = false;
+	bool		lacks[ESRS_EVENT_TABLE_COLUMNS];
+	bool		foreign;
+	bool		added = false;
 	bool		has_position_index;
 
-	if (!esrs_class_ownercheck(events, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(events));
+	check_adopter(events, table);
 	rel = relation_open(events, AccessExclusiveLock);
-	if (rel->rd_rel->relkind != RELKIND_RELATION)
-		problem = pstrdup("it is not a plain table");
-	else if ((problem = check_columns(rel, FIRST_ADDED_COLUMN)) == NULL &&
-			 !OidIsValid(find_sequence_index(rel)))
-		problem = pstrdup("it has no unique index on (aggregate_id, sequence_number)");
-	for (int i = 0; i < lengthof(columns); i++)
-		lacks[i] = find_column(RelationGetDescr(rel), columns[i].name) == 0;
-	has_position_index = has_index_on(rel, "position");
+	problem = esrs_event_table_problem(rel, FIRST_ADDED_COLUMN);
+	for (int i = 0; i < ESRS_EVENT_TABLE_COLUMNS; i++)
+		lacks[i] = esrs_event_table_column(RelationGetDescr(rel), esrs_event_columns[i].name) == 0;
+	has_position_index = OidIsValid(esrs_event_table_position_index(rel));
+
+	/* the Rust library's primary key is (id), ours (aggregate_id, ...) */
+	foreign = problem == NULL && !esrs_event_table_has_our_key(rel);
 	relation_close(rel, NoLock);
 	if (problem != NULL)
 		ereport(ERROR,
@@ -392,18 +171,18 @@ adopt_table(Oid events, const char *table, const char *name)
 	 * in two steps: a volatile default added with the column would rewrite
 	 * the table
 	 */
-	for (int i = FIRST_ADDED_COLUMN; i < lengthof(columns); i++)
+	for (int i = FIRST_ADDED_COLUMN; i < ESRS_EVENT_TABLE_COLUMNS; i++)
 	{
 		if (!lacks[i])
 			continue;
-		foreign = true;
-		esrs_spi_utility(psprintf("ALTER TABLE %s ADD COLUMN %s %s", table, columns[i].name,
-								  format_type_be(columns[i].type)));
+		added = true;
+		esrs_spi_utility(psprintf("ALTER TABLE %s ADD COLUMN %s %s", table, esrs_event_columns[i].name,
+								  format_type_be(esrs_event_columns[i].type)));
 	}
 	fill_positions(table, name);
 	esrs_spi_utility(psprintf("ALTER TABLE %s ALTER COLUMN position SET NOT NULL", table));
 	rel = relation_open(events, NoLock);
-	problem = check_columns(rel, lengthof(columns));
+	problem = esrs_event_table_problem(rel, ESRS_EVENT_TABLE_COLUMNS);
 	relation_close(rel, NoLock);
 	if (problem != NULL)
 		ereport(ERROR,
@@ -413,11 +192,11 @@ adopt_table(Oid events, const char *table, const char *name)
 				 errdetail("It is not an events table: %s.", problem)));
 	if (!has_position_index)
 		esrs_spi_utility(psprintf("CREATE UNIQUE INDEX ON %s (position, aggregate_id)", table));
-	(void) esrs_extension_raise_position(greatest_position(table));
+	(void) esrs_extension_raise_position(esrs_event_table_last_position(events));
 	ereport(NOTICE,
 			(errmsg("table %s exists and was adopted as the events table of aggregate \"%s\"",
 					table, name),
-			 foreign ? errdetail("Columns were added; statements that other sessions had prepared with SELECT * fail once.") : 0));
+			 added ? errdetail("Columns were added; statements that other sessions had prepared with SELECT * fail once.") : 0));
 	return foreign;
 }
 
@@ -482,42 +261,16 @@ esrs_event_table_set_guard(Oid events, const char *name, bool append_only)
 	drop_guard(events);
 	esrs_spi_utility(psprintf("CREATE TRIGGER %s BEFORE UPDATE OR DELETE OR TRUNCATE ON %s"
 							  " FOR EACH STATEMENT EXECUTE FUNCTION esrs.append_only(%s, %s)",
-							  GUARD_NAME, table, quote_literal_cstr(name),
+							  ESRS_GUARD_NAME, table, quote_literal_cstr(name),
 							  append_only ? "'refuse'" : "'allow'"));
-	esrs_spi_utility(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", table, GUARD_NAME));
-}
-
-/* The unique index on "id" alone that is not the primary key, or InvalidOid. */
-static Oid
-find_id_index(Oid events)
-{
-	Relation	rel = relation_open(events, AccessShareLock);
-	AttrNumber	attnum = find_column(RelationGetDescr(rel), "id");
-	List	   *indexes = RelationGetIndexList(rel);
-	ListCell   *lc;
-	Oid			result = InvalidOid;
-
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-		Form_pg_index form = index->rd_index;
-
-		if (form->indisunique && !form->indisprimary && form->indisvalid &&
-			form->indnkeyatts == 1 && form->indkey.values[0] == attnum &&
-			RelationGetIndexPredicate(index) == NIL)
-			result = lfirst_oid(lc);
-		index_close(index, AccessShareLock);
-	}
-	list_free(indexes);
-	relation_close(rel, NoLock);
-	return result;
+	esrs_spi_utility(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", table, ESRS_GUARD_NAME));
 }
 
 /* Make, or drop, the unique index on "id".  One that is there is taken. */
 void
 esrs_event_table_set_unique_id(Oid events, bool unique)
 {
-	Oid			index = find_id_index(events);
+	Oid			index = esrs_event_table_id_index(events);
 
 	if (unique && !OidIsValid(index))
 		esrs_spi_utility(psprintf("CREATE UNIQUE INDEX ON %s (id)", esrs_event_table_name(events)));

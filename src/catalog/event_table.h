@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * event_table.h
- *	  The table <name>_events: making, adopting and inspecting it, see
- *	  event_table.c.
+ *	  The table <name>_events: making and adopting it, see event_table.c, and
+ *	  looking at it, see event_table_inspect.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,6 +12,22 @@
 #include "postgres.h"
 
 #include "nodes/pg_list.h"
+#include "utils/relcache.h"
+
+/* The trigger that guards the table. */
+#define ESRS_GUARD_NAME		"esrs_append_only"
+
+#define ESRS_EVENT_TABLE_COLUMNS	8
+
+typedef struct EsrsEventColumn
+{
+	const char *name;
+	Oid			type;
+	bool		not_null;
+	const char *definition;
+} EsrsEventColumn;
+
+extern const EsrsEventColumn esrs_event_columns[ESRS_EVENT_TABLE_COLUMNS];
 
 typedef enum EsrsTableCondition
 {
@@ -34,6 +50,13 @@ typedef struct EsrsTableInfo
 extern EsrsTableCondition esrs_event_table_inspect(Oid events, const char *name,
 												   EsrsTableInfo *info);
 extern char *esrs_event_table_name(Oid events);
+extern AttrNumber esrs_event_table_column(TupleDesc desc, const char *name);
+extern char *esrs_event_table_problem(Relation rel, int ncolumns);
+extern bool esrs_event_table_has_our_key(Relation rel);
+extern Oid	esrs_event_table_id_index(Oid events);
+extern Oid	esrs_event_table_position_index(Relation rel);
+extern int64 esrs_event_table_last_position(Oid events);
+
 extern Oid	esrs_event_table_create(const char *name, bool *created, bool *adopted);
 extern void esrs_event_table_set_default(Oid events, const char *name, List *callbacks);
 extern void esrs_event_table_set_guard(Oid events, const char *name, bool append_only);

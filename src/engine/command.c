@@ -463,7 +463,7 @@ esrs_command_delete(const char *aggregate, const pg_uuid_t *id, bool permanent)
 												   esrs_metadata_complete(&command));
 			esrs_notify_deleted(agg, id, position);
 		}
-		esrs_transactional_delete(agg, id);
+		esrs_transactional_delete(agg, id, frame.depth);
 	}
 	PG_FINALLY();
 	{

@@ -250,10 +250,6 @@ esrs_event_json(PG_FUNCTION_ARGS)
 	StringInfoData message;
 
 	esrs_datum_read_event(PG_GETARG_DATUM(0), &record);
-	if (!record.deletion && record.payload == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("payload of an event must not be null")));
 	initStringInfo(&message);
 	esrs_notify_message(&message, &record, false);
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(message.data, message.len));

@@ -32,6 +32,8 @@ typedef struct Batch
 	char		aggregate[NAMEDATALEN];
 	Oid			events;
 	List	   *records;		/* of EsrsRecord */
+	bool		deletion;		/* no records, but a deleted instance */
+	pg_uuid_t	id;
 	int			depth;			/* of the command, 1 at top level */
 } Batch;
 
@@ -202,9 +204,10 @@ dispatch(EsrsAggregate *agg, Batch *batch)
 	MemoryContext scratch;
 	ListCell   *lc;
 
+	current = batch;
+	current_record = NULL;
 	if (agg->handlers == NIL)
 		return;
-	current = batch;
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "esrs event handlers",
 									ALLOCSET_DEFAULT_SIZES);
 	foreach(lc, batch->records)
@@ -222,9 +225,27 @@ dispatch(EsrsAggregate *agg, Batch *batch)
 	MemoryContextDelete(scratch);
 }
 
-/* Copy a batch to the end of the queue. */
+/* Call the delete handlers of an aggregate for an instance. */
 static void
-enqueue(EsrsAggregate *agg, List *records, int depth)
+dispatch_deletion(EsrsAggregate *agg, Batch *batch)
+{
+	ListCell   *lc;
+
+	current = batch;
+	current_record = NULL;
+	foreach(lc, agg->handlers)
+	{
+		EsrsHandler *handler = (EsrsHandler *) lfirst(lc);
+
+		if (handler->delete_signature != NULL)
+			call_handler(agg, handler, &handler->delete_function,
+						 handler->delete_signature, &batch->id, UUIDPGetDatum(&batch->id));
+	}
+}
+
+/* Copy a batch to the end of the queue: records, or the id of a deletion. */
+static void
+enqueue(EsrsAggregate *agg, List *records, const pg_uuid_t *deleted, int depth)
 {
 	MemoryContext before = MemoryContextSwitchTo(queue_context);
 	Batch	   *batch = palloc0(sizeof(Batch));
@@ -234,41 +255,36 @@ enqueue(EsrsAggregate *agg, List *records, int depth)
 	strlcpy(batch->aggregate, agg->name, sizeof(batch->aggregate));
 	batch->events = agg->events;
 	batch->depth = depth;
+	batch->deletion = deleted != NULL;
+	if (deleted != NULL)
+		batch->id = *deleted;
 	foreach(lc, records)
 		batch->records = lappend(batch->records, esrs_event_copy(lfirst(lc)));
 	queue = lappend(queue, batch);
 	MemoryContextSwitchTo(before);
 }
 
-/*
- * Dispatch the events of a command, each with its present form, to the
- * transactional handlers of the aggregate; or, when called from within a
- * handler, let them wait.  "depth" is the nesting of the command.
- */
-void
-esrs_transactional_run(EsrsAggregate *agg, List *records, int depth)
+/* Dispatch a batch, and then what its handlers put into the queue. */
+static void
+dispatch_all(EsrsAggregate *agg, Batch *first)
 {
-	Batch		first = {.events = agg->events,.records = records,.depth = depth};
-
-	if (records == NIL || (agg->handlers == NIL && current == NULL))
-		return;
-	if (current != NULL)
-	{
-		enqueue(agg, records, depth);
-		return;
-	}
-
 	queue_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event queue",
 										  ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
-		dispatch(agg, &first);
-		while (queue != NIL)
-		{
-			Batch	   *batch = (Batch *) linitial(queue);
+		Batch	   *batch = first;
 
+		for (;;)
+		{
+			if (batch->deletion)
+				dispatch_deletion(agg, batch);
+			else
+				dispatch(agg, batch);
+			if (queue == NIL)
+				break;
+			batch = (Batch *) linitial(queue);
 			queue = list_delete_first(queue);
-			dispatch(esrs_aggregate_lookup(batch->aggregate), batch);
+			agg = esrs_aggregate_lookup(batch->aggregate);
 		}
 	}
 	PG_FINALLY();
@@ -283,20 +299,34 @@ esrs_transactional_run(EsrsAggregate *agg, List *records, int depth)
 	queue_context = NULL;
 }
 
-/* Call the delete handlers of an aggregate for an instance. */
+/*
+ * Dispatch the events of a command, each with its present form, to the
+ * transactional handlers of the aggregate; or, when called from within a
+ * handler, let them wait.  "depth" is the nesting of the command.
+ */
 void
-esrs_transactional_delete(EsrsAggregate *agg, const pg_uuid_t *id)
+esrs_transactional_run(EsrsAggregate *agg, List *records, int depth)
 {
-	ListCell   *lc;
+	Batch		first = {.events = agg->events,.records = records,.depth = depth};
 
-	foreach(lc, agg->handlers)
-	{
-		EsrsHandler *handler = (EsrsHandler *) lfirst(lc);
+	if (records == NIL)
+		return;
+	if (current != NULL)
+		enqueue(agg, records, NULL, depth);
+	else if (agg->handlers != NIL)
+		dispatch_all(agg, &first);
+}
 
-		if (handler->delete_signature != NULL)
-			call_handler(agg, handler, &handler->delete_function,
-						 handler->delete_signature, id, UUIDPGetDatum(id));
-	}
+/* The same for the deletion of an instance. */
+void
+esrs_transactional_delete(EsrsAggregate *agg, const pg_uuid_t *id, int depth)
+{
+	Batch		first = {.events = agg->events,.deletion = true,.id = *id,.depth = depth};
+
+	if (current != NULL)
+		enqueue(agg, NIL, id, depth);
+	else if (agg->handlers != NIL)
+		dispatch_all(agg, &first);
 }
 
 /* ------------------------------------------------------------------------
@@ -304,7 +334,10 @@ esrs_transactional_delete(EsrsAggregate *agg, const pg_uuid_t *id)
  * ------------------------------------------------------------------------
  */
 
-/* The event whose handler is running, and the depth of its command, or NULL. */
+/*
+ * The event whose handler is running, or NULL; the depth of its command is set
+ * also for a delete handler.
+ */
 const EsrsRecord *
 esrs_transactional_cause(int *depth)
 {
@@ -321,12 +354,17 @@ esrs_transactional_running(void)
 	return current_handler ? current_handler->name : NULL;
 }
 
-/* Are events of this instance being dispatched? */
+/* Is this instance being dispatched, its events or its deletion? */
 bool
 esrs_transactional_is_dispatching(Oid events, const pg_uuid_t *id)
 {
-	return current != NULL && current->events == events &&
-		esrs_uuid_equal(&((EsrsRecord *) linitial(current->records))->aggregate_id, id);
+	const pg_uuid_t *dispatched;
+
+	if (current == NULL || current->events != events)
+		return false;
+	dispatched = current->deletion ? &current->id :
+		&((EsrsRecord *) linitial(current->records))->aggregate_id;
+	return esrs_uuid_equal(dispatched, id);
 }
 
 static void

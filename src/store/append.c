@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "store/position.h"
 #include "user/event.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #define COLUMNS		8
@@ -97,11 +98,14 @@ rethrow(EsrsAggregate *agg, EsrsRecord *record, MemoryContext context)
 	error = CopyErrorData();
 	FlushErrorState();
 	if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+		error->schema_name != NULL && error->table_name != NULL &&
 		error->constraint_name != NULL &&
-		strcmp(error->constraint_name, agg->sequence_index_name) == 0)
+		strcmp(error->constraint_name, agg->sequence_index_name) == 0 &&
+		strcmp(quote_qualified_identifier(error->schema_name, error->table_name),
+			   agg->table) == 0)
 		esrs_append_lost_race(agg, &record->aggregate_id);
 	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
-		error->detail = NULL;
+		error->detail = error->detail_log = NULL;
 	ReThrowError(error);
 }
 

@@ -69,18 +69,26 @@ fill_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc, int first)
 	record->metadata = isnull ? NULL : DatumGetJsonbP(value);
 }
 
-/* Execute as the owner, or as the current user. */
+/*
+ * Prepare, if that was not done before, and execute, both as the owner of the
+ * table or both as the current user.
+ */
 static uint64
-select_as(EsrsAggregate *agg, SPIPlanPtr plan, Datum *values, Snapshot snapshot, bool as_owner)
+select_as(EsrsAggregate *agg, EsrsPlan which, const char *query, int nargs, Oid *types,
+		  Datum *values, Snapshot snapshot)
 {
+	SPIPlanPtr *plan = &agg->plans[which];
+	bool		as_owner = which != ESRS_PLAN_READ_AS_CALLER;
 	EsrsIdentity before;
 	uint64		n;
 
-	if (!as_owner)
-		return esrs_spi_select_at(plan, values, NULL, snapshot);
-	esrs_security_become(&before, agg->owner);
-	n = esrs_spi_select_at(plan, values, NULL, snapshot);
-	esrs_security_restore(&before);
+	if (as_owner)
+		esrs_security_become(&before, agg->owner);
+	if (*plan == NULL)
+		*plan = esrs_spi_prepare(psprintf(query, agg->table), nargs, types);
+	n = esrs_spi_select_at(*plan, values, NULL, snapshot);
+	if (as_owner)
+		esrs_security_restore(&before);
 	return n;
 }
 
@@ -107,22 +115,6 @@ deliver(uint64 n, MemoryContext row_context, EsrsReader reader, void *arg, int32
 	return more;
 }
 
-static SPIPlanPtr
-instance_plan(EsrsAggregate *agg, bool as_owner)
-{
-	Oid			types[3] = {UUIDOID, INT4OID, INT4OID};
-	SPIPlanPtr *plan = &agg->plans[as_owner ? ESRS_PLAN_READ : ESRS_PLAN_READ_AS_CALLER];
-
-	if (*plan == NULL)
-		*plan = esrs_spi_prepare(psprintf("SELECT " EVENT_COLUMNS " FROM %s"
-										  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
-										  " AND sequence_number OPERATOR(pg_catalog.>=) $2"
-										  " AND sequence_number OPERATOR(pg_catalog.<=) $3"
-										  " ORDER BY sequence_number LIMIT " PORTION_TEXT,
-										  agg->table), 3, types);
-	return *plan;
-}
-
 /*
  * Read the events of an instance whose numbers are within from..to, in order.
  */
@@ -132,6 +124,8 @@ esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to
 {
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event",
 													  ALLOCSET_DEFAULT_SIZES);
+	EsrsPlan	plan = as_owner ? ESRS_PLAN_READ : ESRS_PLAN_READ_AS_CALLER;
+	Oid			types[3] = {UUIDOID, INT4OID, INT4OID};
 	Datum		values[3];
 
 	values[0] = UUIDPGetDatum(id);
@@ -143,7 +137,12 @@ esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to
 		int32		last = from;
 
 		values[1] = Int32GetDatum(from);
-		n = select_as(agg, instance_plan(agg, as_owner), values, snapshot, as_owner);
+		n = select_as(agg, plan, "SELECT " EVENT_COLUMNS " FROM %s"
+					  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
+					  " AND sequence_number OPERATOR(pg_catalog.>=) $2"
+					  " AND sequence_number OPERATOR(pg_catalog.<=) $3"
+					  " ORDER BY sequence_number LIMIT " PORTION_TEXT,
+					  3, types, values, snapshot);
 		if (!deliver(n, row_context, reader, arg, &last) || n < PORTION || last == to)
 			break;
 		from = last + 1;
@@ -161,7 +160,6 @@ esrs_read_of_command(EsrsAggregate *agg, const pg_uuid_t *id, int32 upto,
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event",
 													  ALLOCSET_DEFAULT_SIZES);
 	Oid			types[3] = {UUIDOID, INT4OID, TEXTOID};
-	SPIPlanPtr *plan = &agg->plans[ESRS_PLAN_OF_COMMAND];
 	Datum		values[3];
 	uint64		n;
 	int32		last;
@@ -171,14 +169,12 @@ esrs_read_of_command(EsrsAggregate *agg, const pg_uuid_t *id, int32 upto,
 	values[2] = CStringGetTextDatum(DatumGetCString(DirectFunctionCall1(uuid_out,
 																		UUIDPGetDatum(command_id))));
 	esrs_spi_begin();
-	if (*plan == NULL)
-		*plan = esrs_spi_prepare(psprintf("SELECT " EVENT_COLUMNS " FROM %s"
-										  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
-										  " AND sequence_number OPERATOR(pg_catalog.<=) $2"
-										  " AND (metadata OPERATOR(pg_catalog.->>) 'command_id')"
-										  " OPERATOR(pg_catalog.=) $3"
-										  " ORDER BY sequence_number", agg->table), 3, types);
-	n = select_as(agg, *plan, values, snapshot, true);
+	n = select_as(agg, ESRS_PLAN_OF_COMMAND, "SELECT " EVENT_COLUMNS " FROM %s"
+				  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
+				  " AND sequence_number OPERATOR(pg_catalog.<=) $2"
+				  " AND (metadata OPERATOR(pg_catalog.->>) 'command_id')"
+				  " OPERATOR(pg_catalog.=) $3 ORDER BY sequence_number",
+				  3, types, values, snapshot);
 	(void) deliver(n, row_context, reader, arg, &last);
 	esrs_spi_end();
 	MemoryContextDelete(row_context);
@@ -191,17 +187,14 @@ esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 {
 	Oid			types[1] = {UUIDOID};
 	Datum		values[1] = {UUIDPGetDatum(id)};
-	SPIPlanPtr *plan = &agg->plans[ESRS_PLAN_NEWEST];
 	bool		isnull;
 
 	memset(newest, 0, sizeof(*newest));
 	esrs_spi_begin();
-	if (*plan == NULL)
-		*plan = esrs_spi_prepare(psprintf("SELECT sequence_number, id, occurred_on FROM %s"
-										  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
-										  " ORDER BY sequence_number DESC LIMIT 1",
-										  agg->table), 1, types);
-	if (select_as(agg, *plan, values, snapshot, true) > 0)
+	if (select_as(agg, ESRS_PLAN_NEWEST, "SELECT sequence_number, id, occurred_on FROM %s"
+				  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
+				  " ORDER BY sequence_number DESC LIMIT 1",
+				  1, types, values, snapshot) > 0)
 	{
 		newest->sequence_number = DatumGetInt32(esrs_spi_column(0, 1, &isnull));
 		newest->id = *DatumGetUUIDP(esrs_spi_column(0, 2, &isnull));

@@ -22,6 +22,7 @@
 #include "base/security.h"
 #include "base/uuid.h"
 #include "miscadmin.h"
+#include "user/function.h"
 #include "utils/memutils.h"
 
 /*
@@ -35,6 +36,7 @@ esrs_call_begin(const char *aggregate, const pg_uuid_t *aggregate_id,
 	EsrsCall   *call = palloc0(sizeof(EsrsCall));
 
 	call->aggregate = aggregate;
+	call->epoch = esrs_function_new_epoch();
 	call->aggregate_id = *aggregate_id;
 	call->now = now;
 	call->metadata = metadata;
@@ -84,6 +86,7 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 {
 	MemoryContext before = MemoryContextSwitchTo(context ? context : call->context);
 	EsrsJsonPool *outer = esrs_json_pool_enter(&call->pool);
+	uint64		outer_epoch = esrs_function_enter_epoch(call->epoch);
 	const char *outer_callback = call->callback;
 	ErrorContextCallback error_context;
 	EsrsSettings settings;
@@ -109,6 +112,7 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 	PG_CATCH();
 	{
 		esrs_json_pool_enter(outer);
+		esrs_function_enter_epoch(outer_epoch);
 		call->callback = outer_callback;
 		PG_RE_THROW();
 	}
@@ -117,6 +121,7 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 	error_context_stack = error_context.previous;
 	call->callback = outer_callback;
 	esrs_json_pool_enter(outer);
+	esrs_function_enter_epoch(outer_epoch);
 	MemoryContextSwitchTo(before);
 }
 

@@ -38,6 +38,7 @@ struct EsrsCall
 	EsrsJson   *metadata_document;
 
 	const char *callback;		/* the one that is running, for messages */
+	uint64		epoch;			/* see esrs_function_new_epoch() */
 
 	/* what handle_command of an aggregate in C has said so far */
 	List	   *emitted;		/* of EsrsJsonOwner */

@@ -20,6 +20,7 @@
 
 #include "access/htup_details.h"
 #include "base/errors.h"
+#include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
@@ -33,6 +34,9 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
+
+/* The command, or other sequence of calls, that is in progress. */
+static uint64 current_epoch = 0;
 
 /*
  * The function of a signature that a user gave, found as he would find it.
@@ -170,7 +174,27 @@ esrs_function_init(EsrsFunction *function, Oid oid, MemoryContext parent)
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", oid);
 	function->returns_set = ((Form_pg_proc) GETSTRUCT(tuple))->proretset;
+	function->sql = ((Form_pg_proc) GETSTRUCT(tuple))->prolang == SQLlanguageId;
 	ReleaseSysCache(tuple);
+}
+
+/* A number for the calls that may share what SQL functions keep. */
+uint64
+esrs_function_new_epoch(void)
+{
+	static uint64 last_epoch = 0;
+
+	return ++last_epoch;
+}
+
+/* Make an epoch the current one, and return the one before. */
+uint64
+esrs_function_enter_epoch(uint64 epoch)
+{
+	uint64		before = current_epoch;
+
+	current_epoch = epoch;
+	return before;
 }
 
 /* The kept FmgrInfo, or one for this call alone if that is in use. */
@@ -185,6 +209,18 @@ acquire(EsrsFunction *function, MemoryContext scratch)
 		fmgr_info_cxt(function->oid, finfo, scratch);
 		return finfo;
 	}
+
+	/*
+	 * A function in SQL keeps rewritten queries in the FmgrInfo until the
+	 * transaction ends.  They hold for the role, the search_path and the
+	 * tables that they were made for, so they serve one command only.
+	 */
+	if (function->sql && function->finfo != NULL && function->epoch != current_epoch)
+	{
+		MemoryContextDelete(function->context);
+		function->finfo = NULL;
+		function->context = NULL;
+	}
 	if (function->finfo == NULL)
 	{
 		MemoryContext context = AllocSetContextCreate(function->parent,
@@ -195,6 +231,7 @@ acquire(EsrsFunction *function, MemoryContext scratch)
 		fmgr_info_cxt(function->oid, finfo, context);
 		function->context = context;
 		function->finfo = finfo;
+		function->epoch = current_epoch;
 	}
 	function->busy = true;
 	return function->finfo;

@@ -23,6 +23,8 @@ typedef struct EsrsFunction
 	MemoryContext context;		/* of finfo */
 	FmgrInfo   *finfo;			/* NULL: not looked up, or spoilt by an error */
 	bool		busy;			/* a call of it is in progress */
+	bool		sql;			/* LANGUAGE sql */
+	uint64		epoch;			/* in which finfo was made, for sql */
 } EsrsFunction;
 
 /* What a function must look like to be a certain callback. */
@@ -43,6 +45,8 @@ extern void esrs_function_check(Oid function, const EsrsSignature *wanted);
 extern bool esrs_handler_check(Oid function, Oid event_type, Oid event_array_type);
 extern void esrs_handler_check_delete(Oid function);
 extern void esrs_function_init(EsrsFunction *function, Oid oid, MemoryContext parent);
+extern uint64 esrs_function_enter_epoch(uint64 epoch);
+extern uint64 esrs_function_new_epoch(void);
 extern Datum esrs_function_call(EsrsFunction *function, MemoryContext scratch,
 								int nargs, NullableDatum *args, bool *isnull);
 extern void esrs_function_call_set(EsrsFunction *function, MemoryContext scratch,
