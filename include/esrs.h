@@ -461,29 +461,36 @@ esrs_now(EsrsCall *call)
  * every object must be put by hand, and an error leaks.
  * ------------------------------------------------------------------------
  */
+/* Instead of a result of json-c's, for a value that is attached to itself. */
+#define ESRS_ATTACHED_TO_ITSELF (-2)
+
 static inline int
 esrs_json_object_add(struct json_object *obj, const char *key, struct json_object *val)
 {
-	return esrs_api()->json_attached(json_object_object_add(obj, key, val), val);
+	return esrs_api()->json_attached(obj == val ? ESRS_ATTACHED_TO_ITSELF :
+									 json_object_object_add(obj, key, val), val);
 }
 
 static inline int
 esrs_json_object_add_ex(struct json_object *obj, const char *key, struct json_object *val,
 						unsigned opts)
 {
-	return esrs_api()->json_attached(json_object_object_add_ex(obj, key, val, opts), val);
+	return esrs_api()->json_attached(obj == val ? ESRS_ATTACHED_TO_ITSELF :
+									 json_object_object_add_ex(obj, key, val, opts), val);
 }
 
 static inline int
 esrs_json_array_add(struct json_object *obj, struct json_object *val)
 {
-	return esrs_api()->json_attached(json_object_array_add(obj, val), val);
+	return esrs_api()->json_attached(obj == val ? ESRS_ATTACHED_TO_ITSELF :
+									 json_object_array_add(obj, val), val);
 }
 
 static inline int
 esrs_json_array_put_idx(struct json_object *obj, size_t idx, struct json_object *val)
 {
-	return esrs_api()->json_attached(json_object_array_put_idx(obj, idx, val), val);
+	return esrs_api()->json_attached(obj == val ? ESRS_ATTACHED_TO_ITSELF :
+									 json_object_array_put_idx(obj, idx, val), val);
 }
 
 static inline int

@@ -22,6 +22,7 @@
 #define ESRS_RAW_JSON
 #include "esrs.h"
 
+#include "base/errors.h"
 #include "base/json_pool.h"
 #include "utils/memutils.h"
 
@@ -191,11 +192,12 @@ esrs_json_pool_take(struct json_object *object)
 int
 esrs_json_pool_attached(int rc, struct json_object *child)
 {
-	if (rc < 0)
+	if (rc == ESRS_ATTACHED_TO_ITSELF)
 		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("could not attach a JSON value to its parent"),
-				 errdetail("Memory is exhausted, or the value is its own parent.")));
+				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
+				 errmsg("callback attached a JSON value to itself")));
+	if (rc < 0)
+		esrs_json_out_of_memory();
 	if (child != NULL)
 		esrs_json_pool_take(child);
 	return rc;

@@ -23,6 +23,7 @@
 
 #include "base/json_pool.h"
 #include "base/jsonb_codec.h"
+#include "common/jsonapi.h"
 #include "common/shortest_dec.h"
 #include "config.h"
 #include "mb/pg_wchar.h"
@@ -235,6 +236,13 @@ checked_string(const char *s, int len, JsonbValue *v, int64 *budget)
 	v->val.string.len = len;
 }
 
+/* Is the text one that numeric's input takes?  Its error would show the text. */
+static bool
+is_json_number(const char *text)
+{
+	return IsValidJsonNumber(text, strlen(text));
+}
+
 /* The numeric of a json-c number, exactly. */
 static Numeric
 checked_number(struct json_object *object, int64 *budget)
@@ -275,6 +283,10 @@ checked_number(struct json_object *object, int64 *budget)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("number in a JSON document is not finite")));
+	if (!is_json_number(text))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("number in a JSON document is malformed")));
 	spend(budget, strlen(text));
 	return DatumGetNumeric(DirectFunctionCall3(numeric_in,
 											   CStringGetDatum(text),
@@ -405,6 +417,20 @@ Jsonb *
 esrs_jsonb_from_text(const char *text)
 {
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+}
+
+/* The same for text of others: an error does not quote it. */
+Jsonb *
+esrs_jsonb_parse(const char *text)
+{
+	JsonLexContext *lex = makeJsonLexContextCstringLen((char *) text, strlen(text),
+													   PG_UTF8, true);
+
+	if (pg_parse_json(lex, &nullSemAction) != JSON_SUCCESS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("text is not valid JSON")));
+	return esrs_jsonb_from_text(text);
 }
 
 bool

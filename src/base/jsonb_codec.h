@@ -21,6 +21,7 @@ extern Jsonb *esrs_json_to_jsonb(struct json_object *object);
 extern void esrs_jsonb_root(Jsonb *jb, JsonbValue *value);
 extern Jsonb *esrs_jsonb_copy(Jsonb *jb);
 extern Jsonb *esrs_jsonb_from_text(const char *text);
+extern Jsonb *esrs_jsonb_parse(const char *text);
 extern bool esrs_jsonb_is_object(Jsonb *jb);
 extern bool esrs_jsonb_is_document(Jsonb *jb);
 extern bool esrs_jsonb_equal(Jsonb *a, Jsonb *b);

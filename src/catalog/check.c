@@ -14,6 +14,7 @@
 #include "catalog/check.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "base/security.h"
 #include "base/spi.h"
 #include "catalog/event_table.h"
@@ -29,6 +30,8 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
@@ -299,6 +302,43 @@ check_handler(Findings *f, Subject *s)
 							s->name));
 }
 
+/*
+ * Check one subject in a subtransaction: what an owner did to his table must
+ * not blind the check of all others.
+ */
+static void
+check_contained(Findings *f, Subject *s, void (*check) (Findings *, Subject *))
+{
+	MemoryContext before = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(before);
+	PG_TRY();
+	{
+		check(f, s);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(before);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(before);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(before);
+		CurrentResourceOwner = owner;
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+			ReThrowError(error);
+		report(f, "error", s->name, psprintf("it could not be checked: %s", error->message),
+			   error->hint);
+	}
+	PG_END_TRY();
+}
+
 /* esrs_check() returns setof (severity, object, problem, hint) */
 Datum
 esrs_check(PG_FUNCTION_ARGS)
@@ -308,8 +348,7 @@ esrs_check(PG_FUNCTION_ARGS)
 	Subject    *subjects;
 	uint64		n;
 
-	PreventCommandIfReadOnly("esrs_check()");
-	PreventCommandDuringRecovery("esrs_check()");
+	esrs_register_begin("esrs_check()");
 	InitMaterializedSRF(fcinfo, 0);
 	f.store = rsinfo->setResult;
 	f.desc = rsinfo->setDesc;
@@ -317,10 +356,10 @@ esrs_check(PG_FUNCTION_ARGS)
 							 " from_event, to_event FROM esrs.aggregates ORDER BY name",
 							 ESRS_CALLBACK_COUNT, &n);
 	for (uint64 i = 0; i < n; i++)
-		check_aggregate(&f, &subjects[i]);
+		check_contained(&f, &subjects[i], check_aggregate);
 	subjects = read_subjects("SELECT name, NULL::pg_catalog.regclass, handler, delete_handler"
 							 " FROM esrs.handlers ORDER BY ordinal", 2, &n);
 	for (uint64 i = 0; i < n; i++)
-		check_handler(&f, &subjects[i]);
+		check_contained(&f, &subjects[i], check_handler);
 	return (Datum) 0;
 }

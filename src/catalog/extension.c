@@ -22,6 +22,7 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "commands/sequence.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -159,6 +160,18 @@ esrs_extension_invalidate(Oid relation)
 		extension.valid = false;
 }
 
+/* The last value of the sequence, by SPI; 0 if none was drawn. */
+static int64
+last_position(void)
+{
+	bool		isnull;
+
+	(void) esrs_spi_run("SELECT CASE WHEN is_called THEN last_value"
+						" ELSE last_value OPERATOR(pg_catalog.-) 1 END FROM esrs.position_seq",
+						0, NULL, NULL, NULL, SPI_OK_SELECT);
+	return DatumGetInt64(esrs_spi_column(0, 1, &isnull));
+}
+
 /*
  * Move the sequence of positions on, so that the next one is greater than
  * "at_least".  It never goes back.  True if it had to move.
@@ -168,22 +181,24 @@ esrs_extension_raise_position(int64 at_least)
 {
 	const EsrsExtension *ext = esrs_extension();
 	EsrsIdentity before;
-	Datum		last;
 	bool		behind;
-	bool		isnull;
 
 	if (at_least < 1)
 		return false;
 	esrs_security_become(&before, ext->owner);
 	esrs_spi_begin();
-	(void) esrs_spi_run("SELECT CASE WHEN is_called THEN last_value"
-						" ELSE last_value OPERATOR(pg_catalog.-) 1 END FROM esrs.position_seq",
-						0, NULL, NULL, NULL, SPI_OK_SELECT);
-	last = esrs_spi_column(0, 1, &isnull);
-	behind = DatumGetInt64(last) < at_least;
+	behind = last_position() < at_least;
 	if (behind)
-		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(ext->position_seq),
-								   Int64GetDatum(at_least));
+	{
+		/*
+		 * nextval() holds RowExclusiveLock to the end of its transaction. So
+		 * from here on nobody draws, and nothing drawn can be drawn again.
+		 */
+		LockRelationOid(ext->position_seq, ShareRowExclusiveLock);
+		if (last_position() < at_least)
+			(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(ext->position_seq),
+									   Int64GetDatum(at_least));
+	}
 	esrs_spi_end();
 	esrs_security_restore(&before);
 	return behind;

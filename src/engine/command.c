@@ -412,6 +412,9 @@ esrs_command_run(EsrsCommand *command, EsrsOutcome *outcome)
 
 	esrs_aggregate_check_command_right(esrs_aggregate_lookup(command->aggregate));
 	agg = esrs_aggregate_lookup_locked(command->aggregate, RowExclusiveLock);
+
+	/* again: it may have been altered during the wait */
+	esrs_aggregate_check_command_right(agg);
 	run_framed(command, agg, outcome, run_command);
 }
 
@@ -423,6 +426,7 @@ esrs_command_persist(EsrsCommand *command, EsrsOutcome *outcome)
 
 	esrs_aggregate_check_table_right(esrs_aggregate_lookup(command->aggregate), ACL_INSERT);
 	agg = esrs_aggregate_lookup_locked(command->aggregate, RowExclusiveLock);
+	esrs_aggregate_check_table_right(agg, ACL_INSERT);
 	run_framed(command, agg, outcome, run_persist);
 }
 
@@ -441,6 +445,7 @@ esrs_command_delete(const char *aggregate, const pg_uuid_t *id, bool permanent)
 
 	esrs_aggregate_check_table_right(esrs_aggregate_lookup(aggregate), ACL_DELETE);
 	agg = esrs_aggregate_lookup_locked(aggregate, RowExclusiveLock);
+	esrs_aggregate_check_table_right(agg, ACL_DELETE);
 	prepare_frame(&frame, agg, id);
 	innermost = &frame;
 	PG_TRY();

@@ -27,6 +27,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -123,6 +124,8 @@ put_event(EsrsAggregate *agg, EsrsRecord *record, void *arg)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext before = MemoryContextSwitchTo(context);
 
+	if (record->deletion && check_enable_rls(agg->events, InvalidOid, true) == RLS_ENABLED)
+		record->metadata = NULL;	/* whose it is, row security cannot tell */
 	set->call->aggregate = agg->name;
 	set->call->aggregate_id = record->aggregate_id;
 	if (esrs_event_present(set->call, &agg->routine, record))

@@ -266,12 +266,13 @@ enqueue(EsrsAggregate *agg, List *records, const pg_uuid_t *deleted, int depth)
 
 /* Dispatch a batch, and then what its handlers put into the queue. */
 static void
-dispatch_all(EsrsAggregate *agg, Batch *first)
+dispatch_all(EsrsAggregate *first_agg, Batch *first)
 {
 	queue_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event queue",
 										  ALLOCSET_SMALL_SIZES);
 	PG_TRY();
 	{
+		EsrsAggregate *agg = first_agg;
 		Batch	   *batch = first;
 
 		for (;;)

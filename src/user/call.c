@@ -53,6 +53,7 @@ esrs_call_reset(EsrsCall *call)
 	MemoryContextReset(call->context);
 	esrs_json_pool_init(&call->pool, call->context);
 	call->metadata_document = NULL;
+	call->deciding = false;
 	call->emitted = NIL;
 	call->rejection = NULL;
 	call->rejection_detail = NULL;
@@ -135,7 +136,7 @@ api_json_parse(const char *text)
 {
 	JsonbValue	value;
 
-	esrs_jsonb_root(esrs_jsonb_from_text(text), &value);
+	esrs_jsonb_root(esrs_jsonb_parse(text), &value);
 	return esrs_jsonb_to_json(&value, CurrentMemoryContext);
 }
 
@@ -145,12 +146,23 @@ api_json_raw(EsrsJson *doc)
 	return (const struct varlena *) esrs_document_jsonb(doc);
 }
 
+/* Raise ZE005 unless handle_command is running. */
+static void
+must_be_deciding(EsrsCall *call, const char *function)
+{
+	if (!call->deciding)
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
+				 errmsg("%s was called outside %s", function, "handle_command")));
+}
+
 static void
 api_emit(EsrsCall *call, struct json_object *event)
 {
 	MemoryContext before = MemoryContextSwitchTo(call->context);
 	EsrsJsonOwner *owner = esrs_json_owner_create(call->context);
 
+	must_be_deciding(call, "esrs_emit()");
 	CHECK_FOR_INTERRUPTS();
 	if (event != NULL)
 		esrs_json_owner_set(owner, esrs_json_pool_take(event));
@@ -164,9 +176,11 @@ api_reject(EsrsCall *call, const char *name, const char *message)
 	MemoryContext before = MemoryContextSwitchTo(call->context);
 	EsrsRejection *rejection = palloc0(sizeof(EsrsRejection));
 
+	must_be_deciding(call, "esrs_reject()");
 	rejection->name = name ? pstrdup(name) : NULL;
 	rejection->message = pstrdup(message);
 	call->rejection = rejection;
+	call->rejection_detail = NULL;
 	MemoryContextSwitchTo(before);
 	return false;
 }

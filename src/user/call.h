@@ -41,6 +41,7 @@ struct EsrsCall
 	uint64		epoch;			/* see esrs_function_new_epoch() */
 
 	/* what handle_command of an aggregate in C has said so far */
+	bool		deciding;		/* it is running */
 	List	   *emitted;		/* of EsrsJsonOwner */
 	EsrsRejection *rejection;
 	EsrsJsonOwner *rejection_detail;

@@ -298,7 +298,9 @@ decide_c_body(EsrsCall *call, void *arg)
 	EsrsJson   *command = esrs_document_from_jsonb(call->context, a->command);
 	ListCell   *lc;
 
+	call->deciding = true;
 	a->accepted = a->routine->c.handle_command(call, state, command);
+	call->deciding = false;
 	if (!a->accepted)
 	{
 		if (call->rejection == NULL)

@@ -13,6 +13,7 @@
 #include "user/document.h"
 
 #include <errno.h>
+#include <math.h>
 
 #include "base/json_pool.h"
 #include "base/jsonb_codec.h"
@@ -199,6 +200,10 @@ get_value(EsrsJson *doc, JsonbValue *value, EsrsJsonKind kind, void *result)
 			if (value->type != jbvNumeric)
 				return false;
 			*(double *) result = strtod(esrs_jsonb_number_text(value), NULL);
+			if (isinf(*(double *) result))
+				ereport(ERROR,
+						(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+						 errmsg("number in a JSON document is out of range of a double")));
 			return true;
 		case ESRS_JSON_NUMBER:
 			if (value->type != jbvNumeric)
@@ -252,6 +257,8 @@ esrs_document_get(EsrsJson *doc, const char *key, EsrsJsonKind kind,
 	doc = or_null_document(doc);
 	value = document_value(doc);
 
+	if (key != NULL && missing_ok && value->type == jbvNull)
+		return false;
 	if (key != NULL)
 	{
 		if (!is_object(value))
