@@ -162,6 +162,7 @@ repair_default(Findings *f, Subject *s, EsrsTableInfo *info, bool owner)
 							s->name));
 			return;
 		}
+		esrs_routine_check_function(i, oid, esrs_extension()->handler_type);
 		callbacks = lappend_oid(callbacks, oid);
 	}
 	if (!owner)
@@ -333,8 +334,7 @@ check_contained(Findings *f, Subject *s, void (*check) (Findings *, Subject *))
 		CurrentResourceOwner = owner;
 		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
 			ReThrowError(error);
-		report(f, "error", s->name, psprintf("it could not be checked: %s", error->message),
-			   error->hint);
+		report(f, "error", s->name, error->message, error->hint);
 	}
 	PG_END_TRY();
 }

@@ -191,7 +191,15 @@ adopt_table(Oid events, const char *table, const char *name)
 						table, name),
 				 errdetail("It is not an events table: %s.", problem)));
 	if (!has_position_index)
-		esrs_spi_utility(psprintf("CREATE UNIQUE INDEX ON %s (position, aggregate_id)", table));
+	{
+		char	   *index = psprintf("%s_events_position", name);
+
+		/* its usual name, unless something else has that */
+		if (OidIsValid(get_relname_relid(index, get_rel_namespace(events))))
+			index = "";
+		esrs_spi_utility(psprintf("CREATE UNIQUE INDEX %s ON %s (position, aggregate_id)",
+								  index, table));
+	}
 	(void) esrs_extension_raise_position(esrs_event_table_last_position(events));
 	ereport(NOTICE,
 			(errmsg("table %s exists and was adopted as the events table of aggregate \"%s\"",

@@ -330,6 +330,9 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("aggregate \"%s\" already exists", name),
 					 errhint("To change it call esrs_alter_aggregate().")));
+
+		/* it must be one that works */
+		(void) esrs_aggregate_lookup(name);
 		ereport(NOTICE,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("aggregate \"%s\" already exists, skipping", name)));
