@@ -16,7 +16,7 @@ BEGIN
         copies := command -> 'Buy' ->> 'num_of_copies';
         IF copies > (state ->> 'leftover')::int THEN
             RAISE 'not enough copies left'
-                USING ERRCODE = 'ZE001', CONSTRAINT = 'not_enough_copies';
+                USING ERRCODE = 'ZE001', CONSTRAINT = 'NotEnoughCopies';
         END IF;
         RETURN ARRAY[jsonb_build_object('Bought', command -> 'Buy')];
     END IF;
@@ -44,7 +44,8 @@ CREATE TABLE stock (book_id uuid PRIMARY KEY, leftover int NOT NULL);
 CREATE FUNCTION keep_stock(event esrs_event) RETURNS void
 LANGUAGE sql AS $$
     INSERT INTO stock VALUES (event.aggregate_id,
-        10 - coalesce((event.payload -> 'Bought' ->> 'num_of_copies')::int, 0))
+        10 - coalesce((event.payload -> 'Bought'   ->> 'num_of_copies')::int, 0)
+            + coalesce((event.payload -> 'Returned' ->> 'num_of_copies')::int, 0))
     ON CONFLICT (book_id) DO UPDATE SET leftover = stock.leftover
         - coalesce((event.payload -> 'Bought'   ->> 'num_of_copies')::int, 0)
         + coalesce((event.payload -> 'Returned' ->> 'num_of_copies')::int, 0)
@@ -84,7 +85,7 @@ SELECT esrs_handle_command('book', '10000000-0000-4000-8000-000000000001',
     '{"Buy": {"num_of_copies": 8}}');
 
 --# The same as a row instead of an error: the caller's transaction lives on.
---? not_enough_copies
+--? NotEnoughCopies
 SELECT ok, sequence_number, error FROM esrs_try_command('book',
     '10000000-0000-4000-8000-000000000001', '{"Buy": {"num_of_copies": 8}}');
 

@@ -140,8 +140,11 @@ update_signatures(Subject *s, List *callbacks)
 	}
 }
 
-/* Tie a table to its functions again, if all of them are there. */
-static void
+/*
+ * Tie a table to its functions again, if all of them are there.  The list of
+ * them, or NIL if that was not done.
+ */
+static List *
 repair_default(Findings *f, Subject *s, EsrsTableInfo *info, bool owner)
 {
 	List	   *callbacks = NIL;
@@ -160,7 +163,7 @@ repair_default(Findings *f, Subject *s, EsrsTableInfo *info, bool owner)
 							s->functions[i]),
 				   psprintf("Create it again, or name another with esrs_alter_aggregate('%s', ...); then call esrs_check().",
 							s->name));
-			return;
+			return NIL;
 		}
 		esrs_routine_check_function(i, oid, esrs_extension()->handler_type);
 		callbacks = lappend_oid(callbacks, oid);
@@ -169,13 +172,14 @@ repair_default(Findings *f, Subject *s, EsrsTableInfo *info, bool owner)
 	{
 		report(f, "error", s->name, "the default of column \"position\" is lost",
 			   "The owner of the table must call esrs_check().");
-		return;
+		return NIL;
 	}
 	esrs_spi_begin();
 	esrs_event_table_set_default(s->events, s->name, callbacks);
 	esrs_spi_end();
 	report(f, "repaired", s->name,
 		   psprintf("the default of column \"position\" of table %s was lost", info->table), NULL);
+	return callbacks;
 }
 
 /* Positions in the table must lie behind the sequence. */
@@ -251,7 +255,7 @@ check_public(Findings *f, Subject *s, List *callbacks)
 		report(f, "warning", s->name,
 			   "everybody may execute the function that decides, and so command the aggregate",
 			   psprintf("REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC;",
-						esrs_function_signature(linitial_oid(callbacks))));
+						format_procedure(linitial_oid(callbacks))));
 }
 
 static void
@@ -276,14 +280,11 @@ check_aggregate(Findings *f, Subject *s)
 		return;
 	}
 	if (condition == ESRS_TABLE_NO_DEFAULT)
-		repair_default(f, s, &info, owner);
-	else
-	{
-		if (owner)
-			update_signatures(s, info.callbacks);
-		check_public(f, s, info.callbacks);
-		check_pinned(f, s, info.callbacks);
-	}
+		info.callbacks = repair_default(f, s, &info, owner);
+	else if (owner)
+		update_signatures(s, info.callbacks);
+	check_public(f, s, info.callbacks);
+	check_pinned(f, s, info.callbacks);
 	if (!info.guarded)
 		report(f, "warning", s->name,
 			   psprintf("table %s has no enabled guard against UPDATE, DELETE and TRUNCATE", info.table),
@@ -294,13 +295,32 @@ check_aggregate(Findings *f, Subject *s)
 static void
 check_handler(Findings *f, Subject *s)
 {
+	const EsrsExtension *ext = esrs_extension();
+	List	   *functions = NIL;
+
 	for (int i = 0; i < 2; i++)
-		if (s->functions[i] != NULL && !OidIsValid(esrs_function_find(s->functions[i])))
+	{
+		Oid			oid;
+
+		if (s->functions[i] == NULL)
+			continue;
+		oid = esrs_function_find(s->functions[i]);
+		if (!OidIsValid(oid))
+		{
 			report(f, "error", s->name,
 				   psprintf("function %s of event handler \"%s\" does not exist",
 							s->functions[i], s->name),
 				   psprintf("Create it again, name another with esrs_alter_handler(), or call esrs_unregister_handler('%s').",
 							s->name));
+			continue;
+		}
+		if (i == 0)
+			(void) esrs_handler_check(oid, ext->event_type, ext->event_array_type);
+		else
+			esrs_handler_check_delete(oid);
+		functions = lappend_oid(functions, oid);
+	}
+	check_pinned(f, s, functions);
 }
 
 /*

@@ -101,14 +101,21 @@ static void
 drop_guard(Oid events)
 {
 	Relation	rel = relation_open(events, AccessShareLock);
-	bool		found = false;
+	Trigger    *guard = esrs_event_table_guard(rel);
+	char	   *name = guard ? pstrdup(guard->tgname) : NULL;
 
-	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
-		found |= strcmp(rel->trigdesc->triggers[i].tgname, ESRS_GUARD_NAME) == 0;
 	relation_close(rel, NoLock);
-	if (found)
-		esrs_spi_utility(psprintf("DROP TRIGGER %s ON %s", ESRS_GUARD_NAME,
+	if (name != NULL)
+		esrs_spi_utility(psprintf("DROP TRIGGER %s ON %s", quote_identifier(name),
 								  esrs_event_table_name(events)));
+}
+
+/* Numbers begin at 1: what has a lower one would never be read. */
+static bool
+has_bad_numbers(const char *table)
+{
+	return esrs_spi_run(psprintf("SELECT 1 FROM %s WHERE sequence_number OPERATOR(pg_catalog.<) 1 LIMIT 1",
+								 table), 0, NULL, NULL, NULL, SPI_OK_SELECT) > 0;
 }
 
 /*
@@ -156,6 +163,8 @@ adopt_table(Oid events, const char *table, const char *name)
 
 	/* the Rust library's primary key is (id), ours (aggregate_id, ...) */
 	foreign = problem == NULL && !esrs_event_table_has_our_key(rel);
+	if (problem == NULL && has_bad_numbers(table))
+		problem = pstrdup("it has an event whose sequence_number is less than 1");
 	relation_close(rel, NoLock);
 	if (problem != NULL)
 		ereport(ERROR,

@@ -13,6 +13,7 @@
 
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
+#include "utils/reltrigger.h"
 
 /* The trigger that guards the table. */
 #define ESRS_GUARD_NAME		"esrs_append_only"
@@ -53,6 +54,7 @@ extern char *esrs_event_table_name(Oid events);
 extern AttrNumber esrs_event_table_column(TupleDesc desc, const char *name);
 extern char *esrs_event_table_problem(Relation rel, int ncolumns);
 extern bool esrs_event_table_has_our_key(Relation rel);
+extern Trigger *esrs_event_table_guard(Relation rel);
 extern Oid	esrs_event_table_id_index(Oid events);
 extern Oid	esrs_event_table_position_index(Relation rel);
 extern int64 esrs_event_table_last_position(Oid events);

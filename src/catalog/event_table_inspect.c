@@ -20,6 +20,7 @@
 #include "catalog/extension.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -126,6 +127,8 @@ esrs_event_table_problem(Relation rel, int ncolumns)
 		return pstrdup("a crash or the end of the session empties it");
 	if (rel->rd_rules != NULL)
 		return pstrdup("it has a rewrite rule");
+	if (has_superclass(RelationGetRelid(rel)))
+		return pstrdup("it inherits from another table");
 	problem = check_columns(rel, ncolumns);
 	if (problem == NULL && !OidIsValid(find_sequence_index(rel)))
 		problem = pstrdup("it has no unique index on (aggregate_id, sequence_number)");
@@ -196,20 +199,19 @@ read_default(Relation rel, const char *name, List **callbacks)
 	return false;
 }
 
-/* Is the guard there, and does it fire for everybody? */
-static bool
-has_guard(Relation rel)
+/*
+ * The guard of a table, whatever its name is; NULL if there is none.  Borrowed
+ * from the relation.
+ */
+Trigger *
+esrs_event_table_guard(Relation rel)
 {
 	TriggerDesc *triggers = rel->trigdesc;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (strcmp(trigger->tgname, ESRS_GUARD_NAME) == 0)
-			return trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
-	}
-	return false;
+		if (triggers->triggers[i].tgfoid == esrs_extension()->append_only)
+			return &triggers->triggers[i];
+	return NULL;
 }
 
 /* The qualified, quoted name of a table, in the current context. */
@@ -240,8 +242,10 @@ esrs_event_table_inspect(Oid events, const char *name, EsrsTableInfo *info)
 		condition = ESRS_TABLE_FOREIGN;
 	else
 	{
+		Trigger    *guard = esrs_event_table_guard(rel);
+
 		info->sequence_index = find_sequence_index(rel);
-		info->guarded = has_guard(rel);
+		info->guarded = guard != NULL && guard->tgenabled == TRIGGER_FIRES_ALWAYS;
 		if (!read_default(rel, name, &info->callbacks))
 			condition = ESRS_TABLE_NO_DEFAULT;
 	}

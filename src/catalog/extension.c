@@ -121,6 +121,7 @@ esrs_extension(void)
 	extension.deletions = relation_oid("deletions");
 	extension.position_seq = relation_oid("position_seq");
 	extension.next_position = function_oid("next_position");
+	extension.append_only = function_oid("append_only");
 	extension.handler_type = type_oid("aggregate_handler", extension.internals);
 	extension.event_type = type_oid("esrs_event", extension.schema);
 	extension.event_array_type = must_exist(get_array_type(extension.event_type), "esrs_event[]");

@@ -22,6 +22,7 @@ typedef struct EsrsExtension
 	Oid			deletions;
 	Oid			position_seq;
 	Oid			next_position;	/* the function */
+	Oid			append_only;	/* the guard's function */
 	Oid			handler_type;	/* esrs.aggregate_handler */
 	Oid			event_type;
 	Oid			event_array_type;

@@ -20,6 +20,7 @@
 
 #include "access/htup_details.h"
 #include "base/errors.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -85,7 +86,7 @@ esrs_function_signature(Oid function)
 
 /*
  * Check that a function can be a certain callback: 42809 if it has another
- * kind or type, 22023 if it is STRICT.
+ * kind or type, 22023 if it is STRICT or temporary.
  */
 void
 esrs_function_check(Oid function, const EsrsSignature *wanted)
@@ -94,6 +95,7 @@ esrs_function_check(Oid function, const EsrsSignature *wanted)
 	Form_pg_proc proc;
 	bool		ok;
 	bool		strict;
+	bool		temporary;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", function);
@@ -106,6 +108,7 @@ esrs_function_check(Oid function, const EsrsSignature *wanted)
 	else if (ok)
 		ok = !OidIsValid(wanted->result) || proc->prorettype == wanted->result;
 	strict = proc->proisstrict;
+	temporary = isAnyTempNamespace(proc->pronamespace);
 	ReleaseSysCache(tuple);
 
 	if (!ok)
@@ -114,6 +117,11 @@ esrs_function_check(Oid function, const EsrsSignature *wanted)
 				 errmsg("function %s cannot be %s",
 						format_procedure(function), wanted->what),
 				 errdetail("It must be declared as %s.", wanted->wanted)));
+	if (temporary)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("function %s is temporary and cannot be %s",
+						format_procedure(function), wanted->what)));
 	if (strict)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -16,6 +16,7 @@
 #include "user/routine.h"
 
 #include "access/htup_details.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -69,6 +70,7 @@ check_handler(Oid function, Oid handler_type)
 	ok = proc->prolang == ClanguageId &&
 		proc->prokind == PROKIND_FUNCTION &&
 		!proc->proretset &&
+		!isAnyTempNamespace(proc->pronamespace) &&
 		proc->pronargs == 1 &&
 		proc->proargtypes.values[0] == INTERNALOID &&
 		proc->prorettype == handler_type;
