@@ -140,14 +140,15 @@ update_signatures(Subject *s, List *callbacks)
 	}
 }
 
-/*
- * Tie a table to its functions again, if all of them are there.  The list of
- * them, or NIL if that was not done.
- */
-static List *
-repair_default(Findings *f, Subject *s, EsrsTableInfo *info, bool owner)
+/* Tie a table that has lost its default to its functions again. */
+static void
+repair_default(Findings *f, Subject *s)
 {
+	EsrsTableInfo info;
 	List	   *callbacks = NIL;
+
+	if (esrs_event_table_inspect(s->events, s->name, &info) != ESRS_TABLE_NO_DEFAULT)
+		return;
 
 	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
 	{
@@ -163,23 +164,22 @@ repair_default(Findings *f, Subject *s, EsrsTableInfo *info, bool owner)
 							s->functions[i]),
 				   psprintf("Create it again, or name another with esrs_alter_aggregate('%s', ...); then call esrs_check().",
 							s->name));
-			return NIL;
+			return;
 		}
 		esrs_routine_check_function(i, oid, esrs_extension()->handler_type);
 		callbacks = lappend_oid(callbacks, oid);
 	}
-	if (!owner)
+	if (!esrs_class_ownercheck(s->events, GetUserId()))
 	{
 		report(f, "error", s->name, "the default of column \"position\" is lost",
 			   "The owner of the table must call esrs_check().");
-		return NIL;
+		return;
 	}
 	esrs_spi_begin();
 	esrs_event_table_set_default(s->events, s->name, callbacks);
 	esrs_spi_end();
 	report(f, "repaired", s->name,
-		   psprintf("the default of column \"position\" of table %s was lost", info->table), NULL);
-	return callbacks;
+		   psprintf("the default of column \"position\" of table %s was lost", info.table), NULL);
 }
 
 /* Positions in the table must lie behind the sequence. */
@@ -263,7 +263,6 @@ check_aggregate(Findings *f, Subject *s)
 {
 	EsrsTableInfo info;
 	EsrsTableCondition condition = esrs_event_table_inspect(s->events, s->name, &info);
-	bool		owner;
 
 	if (condition == ESRS_TABLE_MISSING)
 	{
@@ -271,7 +270,6 @@ check_aggregate(Findings *f, Subject *s)
 			   psprintf("It was dropped. Call esrs_unregister_aggregate('%s').", s->name));
 		return;
 	}
-	owner = esrs_class_ownercheck(s->events, GetUserId());
 	if (condition == ESRS_TABLE_FOREIGN)
 	{
 		report(f, "error", s->name,
@@ -279,9 +277,7 @@ check_aggregate(Findings *f, Subject *s)
 			   "Restore the table's definition, or unregister the aggregate.");
 		return;
 	}
-	if (condition == ESRS_TABLE_NO_DEFAULT)
-		info.callbacks = repair_default(f, s, &info, owner);
-	else if (owner)
+	if (condition == ESRS_TABLE_OK && esrs_class_ownercheck(s->events, GetUserId()))
 		update_signatures(s, info.callbacks);
 	check_public(f, s, info.callbacks);
 	check_pinned(f, s, info.callbacks);
@@ -376,7 +372,11 @@ esrs_check(PG_FUNCTION_ARGS)
 							 " from_event, to_event FROM esrs.aggregates ORDER BY name",
 							 ESRS_CALLBACK_COUNT, &n);
 	for (uint64 i = 0; i < n; i++)
+	{
+		/* apart, so that what is reported as repaired stays repaired */
+		check_contained(&f, &subjects[i], repair_default);
 		check_contained(&f, &subjects[i], check_aggregate);
+	}
 	subjects = read_subjects("SELECT name, NULL::pg_catalog.regclass, handler, delete_handler"
 							 " FROM esrs.handlers ORDER BY ordinal", 2, &n);
 	for (uint64 i = 0; i < n; i++)

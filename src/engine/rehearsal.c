@@ -172,11 +172,18 @@ events_arg(FunctionCallInfo fcinfo, int n, const char *what)
 					  &values, &nulls, &count);
 	for (int i = 0; i < count; i++)
 	{
+		Jsonb	   *event;
+
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("%s must not contain nulls", what)));
-		result = lappend(result, DatumGetJsonbP(values[i]));
+		event = DatumGetJsonbP(values[i]);
+		if (!esrs_jsonb_is_document(event))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("%s must contain JSON objects and strings only", what)));
+		result = lappend(result, event);
 	}
 	return result;
 }

@@ -24,6 +24,7 @@
 #include "catalog/datum.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 /* The events of one command, or more of them, that wait for their turn. */
 typedef struct Batch
@@ -98,7 +99,9 @@ call_handler(EsrsAggregate *agg, EsrsHandler *handler, EsrsFunction *function,
 	ErrorContextCallback error_context;
 	EsrsCall   *call;
 
-	if (!OidIsValid(function->oid))
+	/* a handler may have dropped it while events wait */
+	if (!OidIsValid(function->oid) ||
+		!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function->oid)))
 		function_is_gone(agg, handler->name, signature);
 	error_context.callback = handler_error_context;
 	error_context.arg = handler;

@@ -17,6 +17,7 @@
 
 #include "user/call.h"
 
+#include "access/xact.h"
 #include "base/errors.h"
 #include "base/jsonb_codec.h"
 #include "base/security.h"
@@ -76,6 +77,27 @@ call_error_context(void *arg)
 }
 
 /*
+ * A callback must leave the transaction as it found it.  An open subtransaction
+ * cannot be mended: what follows would not be committed, so the session ends.
+ */
+static void
+check_unbalanced(int nest_level, uint32 holdoff, uint32 cancel_holdoff)
+{
+	if (GetCurrentTransactionNestLevel() != nest_level)
+		ereport(FATAL,
+				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
+				 errmsg("callback left a subtransaction open")));
+	if (InterruptHoldoffCount != holdoff || QueryCancelHoldoffCount != cancel_holdoff)
+	{
+		InterruptHoldoffCount = holdoff;
+		QueryCancelHoldoffCount = cancel_holdoff;
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
+				 errmsg("callback left interrupts held off")));
+	}
+}
+
+/*
  * Run "body", which calls one callback, in the given context (NULL: the
  * call's own).
  *
@@ -92,6 +114,9 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 	ErrorContextCallback error_context;
 	EsrsSettings settings;
 	const char *changed;
+	int			nest_level = GetCurrentTransactionNestLevel();
+	uint32		holdoff = InterruptHoldoffCount;
+	uint32		cancel_holdoff = QueryCancelHoldoffCount;
 
 	error_context.callback = call_error_context;
 	error_context.arg = call;
@@ -103,6 +128,7 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 	PG_TRY();
 	{
 		body(call, arg);
+		check_unbalanced(nest_level, holdoff, cancel_holdoff);
 		changed = esrs_security_changed_setting(&settings);
 		if (changed != NULL)
 			ereport(ERROR,
