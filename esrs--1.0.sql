@@ -108,6 +108,7 @@ CREATE TABLE esrs.aggregates (
     notify text,
     notify_payload text,
     adopted boolean NOT NULL,
+    registered_by regrole NOT NULL,
     registered_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 
@@ -136,6 +137,7 @@ CREATE TABLE esrs.commands (
     command_id uuid NOT NULL,
     sha256 bytea NOT NULL,
     sequence_number int NOT NULL,
+    events int NOT NULL,
     handled_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (aggregate_id, aggregate, command_id)
 );
@@ -443,7 +445,7 @@ SELECT a.name,
        coalesce(pg_catalog.to_regprocedure(a.to_event)::text, a.to_event) AS to_event,
        a.event_version, a.snapshot_every,
        a.event_id_format, a.event_type_path, a.unique_event_id, a.append_only,
-       a.notify, a.notify_payload, a.adopted, a.registered_at
+       a.notify, a.notify_payload, a.adopted, a.registered_by, a.registered_at
   FROM esrs.aggregates a;
 
 CREATE VIEW @extschema@.esrs_handlers AS

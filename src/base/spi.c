@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "base/spi.h"
+#include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
 /* Open a connection.  Released by esrs_spi_end(), or by an error. */
@@ -144,4 +145,14 @@ esrs_spi_column(uint64 row, int column, bool *isnull)
 {
 	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
 						 column, isnull);
+}
+
+/* The same of type text, copied to the current context; NULL for null. */
+char *
+esrs_spi_text(uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = esrs_spi_column(row, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
 }

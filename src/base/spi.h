@@ -24,6 +24,7 @@ extern uint64 esrs_spi_run(const char *query, int nargs, Oid *types, Datum *valu
 						   const char *nulls, int expected);
 extern SPIPlanPtr esrs_spi_prepare_once(const char *query, int nargs, Oid *types);
 extern void esrs_spi_utility(const char *command);
+extern char *esrs_spi_text(uint64 row, int column);
 extern Datum esrs_spi_column(uint64 row, int column, bool *isnull);
 
 #endif							/* ESRS_BASE_SPI_H */

@@ -215,6 +215,17 @@ retire(CacheEntry *entry)
 	MemoryContextSwitchTo(before);
 }
 
+/* Raise 42704. */
+void
+esrs_aggregate_missing(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("aggregate \"%s\" does not exist", name),
+			 errhint("Registered aggregates are in the view esrs_aggregates.")));
+	pg_unreachable();
+}
+
 /*
  * The aggregate of a name; NULL, or 42704, if there is none.
  *
@@ -274,10 +285,7 @@ esrs_aggregate_find(const char *name, bool missing_ok)
 		agg->valid = !loading_spoilt;
 	}
 	if (entry == NULL && !missing_ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("aggregate \"%s\" does not exist", name),
-				 errhint("Registered aggregates are in the view esrs_aggregates.")));
+		esrs_aggregate_missing(name);
 	return entry ? entry->aggregate : NULL;
 }
 

@@ -23,11 +23,10 @@ typedef enum EsrsPlan
 	ESRS_PLAN_READ,
 	ESRS_PLAN_READ_AS_CALLER,
 	ESRS_PLAN_NEWEST,
-	ESRS_PLAN_DELETE,
-	ESRS_PLAN_OF_COMMAND
+	ESRS_PLAN_DELETE
 } EsrsPlan;
 
-#define ESRS_PLAN_COUNT		6
+#define ESRS_PLAN_COUNT		5
 
 /* A transactional event handler. */
 typedef struct EsrsHandler
@@ -63,6 +62,7 @@ typedef struct EsrsAggregate
 
 #define ESRS_NAME_MAX	40
 
+extern void esrs_aggregate_missing(const char *name) pg_attribute_noreturn();
 extern EsrsAggregate *esrs_aggregate_find(const char *name, bool missing_ok);
 extern EsrsAggregate *esrs_aggregate_lookup(const char *name);
 extern EsrsAggregate *esrs_aggregate_lookup_locked(const char *name, LOCKMODE mode);

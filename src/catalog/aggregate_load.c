@@ -37,9 +37,16 @@ query_catalog(const char *query, const char *name)
 {
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1] = {CStringGetTextDatum(name)};
+	SPIPlanPtr	plan;
+	Snapshot	snapshot;
+	uint64		n;
 
-	return esrs_spi_select_at(esrs_spi_prepare_once(query, 1, types), values, NULL,
-							  GetLatestSnapshot());
+	/* the plan first: preparing it takes locks, and so note of changes */
+	plan = esrs_spi_prepare_once(query, 1, types);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	n = esrs_spi_select_at(plan, values, NULL, snapshot);
+	UnregisterSnapshot(snapshot);
+	return n;
 }
 
 static char *
@@ -94,7 +101,7 @@ report_table(const char *name, EsrsTableCondition condition, const EsrsTableInfo
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("table %s is not the events table of aggregate \"%s\"",
 							info->table, name),
-					 errdetail("There, %s.", info->problem),
+					 errdetail("It cannot hold events: %s.", info->problem),
 					 errhint("Restore the table's definition, or unregister the aggregate.")));
 			break;
 		case ESRS_TABLE_NO_DEFAULT:

@@ -19,7 +19,7 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 
-#define ROW_COLUMNS		18
+#define ROW_COLUMNS		19
 
 static Datum
 text_or_null(const char *s, char *isnull)
@@ -34,7 +34,7 @@ esrs_aggregate_row_write(const char *name, Oid events, bool adopted, EsrsAggrega
 {
 	Oid			types[ROW_COLUMNS] = {TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
 		TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID, TEXTOID, TEXTOID, BOOLOID, BOOLOID,
-	TEXTOID, TEXTOID, BOOLOID};
+	TEXTOID, TEXTOID, BOOLOID, OIDOID};
 	Datum		values[ROW_COLUMNS];
 	char		nulls[ROW_COLUMNS];
 	EsrsIdentity before;
@@ -62,20 +62,22 @@ esrs_aggregate_row_write(const char *name, Oid events, bool adopted, EsrsAggrega
 	values[15] = text_or_null(o->notify, &nulls[15]);
 	values[16] = text_or_null(o->notify_payload, &nulls[16]);
 	values[17] = BoolGetDatum(adopted);
+	values[18] = ObjectIdGetDatum(o->registered_by);
 
 	if (update)
 		query = "UPDATE esrs.aggregates SET events = $2::pg_catalog.regclass, handler = $3,"
 			" handle_command = $4, apply_event = $5, initial_state = $6, upcast = $7,"
 			" from_event = $8, to_event = $9, event_version = $10, snapshot_every = $11,"
 			" event_id_format = $12, event_type_path = $13, unique_event_id = $14,"
-			" append_only = $15, notify = $16, notify_payload = $17, adopted = $18"
+			" append_only = $15, notify = $16, notify_payload = $17, adopted = $18,"
+			" registered_by = $19::pg_catalog.regrole"
 			" WHERE name OPERATOR(pg_catalog.=) $1";
 	else
 		query = "INSERT INTO esrs.aggregates (name, events, handler, handle_command, apply_event,"
 			" initial_state, upcast, from_event, to_event, event_version, snapshot_every,"
 			" event_id_format, event_type_path, unique_event_id, append_only, notify,"
-			" notify_payload, adopted) VALUES ($1, $2::pg_catalog.regclass, $3, $4, $5, $6, $7,"
-			" $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
+			" notify_payload, adopted, registered_by) VALUES ($1, $2::pg_catalog.regclass, $3, $4, $5, $6, $7,"
+			" $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::pg_catalog.regrole)";
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	if (esrs_spi_run(query, ROW_COLUMNS, types, values, nulls,
@@ -83,15 +85,6 @@ esrs_aggregate_row_write(const char *name, Oid events, bool adopted, EsrsAggrega
 		elog(ERROR, "could not write the catalog row of aggregate \"%s\"", name);
 	esrs_spi_end();
 	esrs_security_restore(&before);
-}
-
-static char *
-spi_text(int column)
-{
-	bool		isnull;
-	Datum		value = esrs_spi_column(0, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
 }
 
 /*
@@ -114,25 +107,27 @@ esrs_aggregate_row_read(const char *name, Oid *events, bool *adopted, EsrsAggreg
 	found = esrs_spi_run("SELECT events, handler, handle_command, apply_event, upcast,"
 						 " from_event, to_event, initial_state, event_version,"
 						 " snapshot_every, event_id_format, event_type_path,"
-						 " unique_event_id, append_only, notify, notify_payload, adopted"
+						 " unique_event_id, append_only, notify, notify_payload, adopted,"
+						 " registered_by"
 						 " FROM esrs.aggregates WHERE name OPERATOR(pg_catalog.=) $1",
 						 1, types, values, NULL, SPI_OK_SELECT) > 0;
 	if (found)
 	{
 		*events = DatumGetObjectId(esrs_spi_column(0, 1, &isnull));
 		for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
-			o->callbacks[i] = spi_text(2 + i);
+			o->callbacks[i] = esrs_spi_text(0, 2 + i);
 		value = esrs_spi_column(0, 8, &isnull);
 		o->initial_state = isnull ? NULL : esrs_jsonb_copy(DatumGetJsonbP(value));
 		o->event_version = DatumGetInt32(esrs_spi_column(0, 9, &o->no_version));
 		o->snapshot_every = DatumGetInt32(esrs_spi_column(0, 10, &o->no_snapshots));
-		o->event_id_format = spi_text(11);
-		o->event_type_path = spi_text(12);
+		o->event_id_format = esrs_spi_text(0, 11);
+		o->event_type_path = esrs_spi_text(0, 12);
 		o->unique_event_id = DatumGetBool(esrs_spi_column(0, 13, &isnull));
 		o->append_only = DatumGetBool(esrs_spi_column(0, 14, &isnull));
-		o->notify = spi_text(15);
-		o->notify_payload = spi_text(16);
+		o->notify = esrs_spi_text(0, 15);
+		o->notify_payload = esrs_spi_text(0, 16);
 		*adopted = DatumGetBool(esrs_spi_column(0, 17, &isnull));
+		o->registered_by = DatumGetObjectId(esrs_spi_column(0, 18, &isnull));
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);

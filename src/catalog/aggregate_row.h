@@ -29,6 +29,7 @@ typedef struct EsrsAggregateOptions
 	bool		append_only;
 	char	   *notify;
 	char	   *notify_payload;
+	Oid			registered_by;
 } EsrsAggregateOptions;
 
 extern bool esrs_aggregate_row_read(const char *name, Oid *events, bool *adopted,

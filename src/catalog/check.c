@@ -65,15 +65,6 @@ report(Findings *f, const char *severity, const char *object, const char *proble
 	tuplestore_putvalues(f->store, f->desc, values, nulls);
 }
 
-static char *
-text_or_null(uint64 row, int column)
-{
-	bool		isnull;
-	Datum		value = esrs_spi_column(row, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
 /* Read all subjects: name, table, and n signatures. */
 static Subject *
 read_subjects(const char *query, int nfunctions, uint64 *n)
@@ -90,10 +81,10 @@ read_subjects(const char *query, int nfunctions, uint64 *n)
 		bool		isnull;
 		Datum		events = esrs_spi_column(i, 2, &isnull);
 
-		subjects[i].name = text_or_null(i, 1);
+		subjects[i].name = esrs_spi_text(i, 1);
 		subjects[i].events = isnull ? InvalidOid : DatumGetObjectId(events);
 		for (int j = 0; j < nfunctions; j++)
-			subjects[i].functions[j] = text_or_null(i, 3 + j);
+			subjects[i].functions[j] = esrs_spi_text(i, 3 + j);
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);

@@ -16,6 +16,7 @@
 #include "catalog/extension.h"
 #include "executor/executor.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -70,7 +71,10 @@ esrs_datum_event_array(const char *aggregate, List *records)
 	ListCell   *lc;
 
 	foreach(lc, records)
+	{
+		CHECK_FOR_INTERRUPTS();
 		elements[foreach_current_index(lc)] = esrs_datum_event(aggregate, lfirst(lc));
+	}
 	return PointerGetDatum(construct_array(elements, list_length(records),
 										   esrs_extension()->event_type, -1,
 										   false, TYPALIGN_DOUBLE));

@@ -20,6 +20,7 @@
 #include "catalog/extension.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -78,6 +79,16 @@ check_columns(Relation rel, int ncolumns)
 	return NULL;
 }
 
+/*
+ * Is the index on all rows?  RelationGetIndexPredicate() would evaluate its
+ * condition, which is code of the table's owner.
+ */
+static bool
+is_whole(Relation index)
+{
+	return heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+}
+
 /* The unique index on exactly (aggregate_id, sequence_number), or InvalidOid. */
 static Oid
 find_sequence_index(Relation rel)
@@ -97,7 +108,7 @@ find_sequence_index(Relation rel)
 			form->indnkeyatts == 2 &&
 			form->indkey.values[0] == aggregate_id &&
 			form->indkey.values[1] == sequence &&
-			RelationGetIndexPredicate(index) == NIL)
+			is_whole(index))
 			result = lfirst_oid(lc);
 		index_close(index, AccessShareLock);
 	}
@@ -270,7 +281,7 @@ esrs_event_table_id_index(Oid events)
 
 		if (form->indisunique && !form->indisprimary && form->indisvalid &&
 			form->indnkeyatts == 1 && form->indkey.values[0] == attnum &&
-			RelationGetIndexPredicate(index) == NIL)
+			is_whole(index))
 			result = lfirst_oid(lc);
 		index_close(index, AccessShareLock);
 	}
@@ -297,7 +308,7 @@ esrs_event_table_position_index(Relation rel)
 
 		if (attnum != 0 && index->rd_index->indkey.values[0] == attnum &&
 			index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indisvalid &&
-			RelationGetIndexPredicate(index) == NIL)
+			is_whole(index))
 			result = lfirst_oid(lc);
 		index_close(index, AccessShareLock);
 	}

@@ -29,6 +29,7 @@
 #include "utils/rel.h"
 #include "utils/catcache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 static EsrsExtension extension;
 
@@ -60,7 +61,7 @@ must_exist(Oid oid, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("extension \"%s\" is not complete", "esrs"),
-				 errdetail("There is no \"%s\".", name),
+				 errdetail("There is no \"%s\", or it is another than this library knows.", name),
 				 errhint("The library and the SQL objects may be of different versions: see ALTER EXTENSION ... UPDATE.")));
 	return oid;
 }
@@ -77,6 +78,18 @@ type_oid(const char *name, Oid schema)
 	return must_exist(GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 									  PointerGetDatum(name),
 									  ObjectIdGetDatum(schema)), name);
+}
+
+/* A composite type, with as many attributes as this library fills. */
+static Oid
+row_type_oid(const char *name, int natts)
+{
+	Oid			oid = type_oid(name, extension.schema);
+	TupleDesc	desc = lookup_rowtype_tupdesc(oid, -1);
+	bool		fits = desc->natts == natts;
+
+	ReleaseTupleDesc(desc);
+	return must_exist(fits ? oid : InvalidOid, name);
 }
 
 /* The only function of a name in schema esrs. */
@@ -113,7 +126,7 @@ esrs_extension(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("extension \"%s\" is not installed in this database", "esrs"),
-				 errhint("CREATE EXTENSION esrs.")));
+				 errhint("Use CREATE EXTENSION esrs.")));
 	extension.internals = get_namespace_oid("esrs", false);
 	extension.aggregates = relation_oid("aggregates");
 	extension.handlers = relation_oid("handlers");
@@ -123,11 +136,11 @@ esrs_extension(void)
 	extension.next_position = function_oid("next_position");
 	extension.append_only = function_oid("append_only");
 	extension.handler_type = type_oid("aggregate_handler", extension.internals);
-	extension.event_type = type_oid("esrs_event", extension.schema);
+	extension.event_type = row_type_oid("esrs_event", 9);
 	extension.event_array_type = must_exist(get_array_type(extension.event_type), "esrs_event[]");
-	extension.state_type = type_oid("esrs_state", extension.schema);
-	extension.result_type = type_oid("esrs_result", extension.schema);
-	extension.command_type = type_oid("esrs_command", extension.schema);
+	extension.state_type = row_type_oid("esrs_state", 3);
+	extension.result_type = row_type_oid("esrs_result", 6);
+	extension.command_type = row_type_oid("esrs_command", 6);
 	{
 		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(extension.aggregates));
 

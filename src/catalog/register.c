@@ -241,14 +241,12 @@ esrs_register_public_may_execute(Oid function)
 }
 
 /*
- * EXECUTE on the deciding function is the right to command, so it must not be
- * everybody's: take it away, or tell who can.
+ * Take EXECUTE on a function away from PUBLIC, or tell who can.  "meaning" is
+ * what everybody could do, "hint" what follows for those who need it.
  */
-static void
-close_to_public(EsrsAggregateOptions *o)
+void
+esrs_register_close_to_public(Oid function, const char *meaning, const char *hint)
 {
-	Oid			function = OidIsValid(o->functions[ESRS_CALLBACK_HANDLER]) ?
-	o->functions[ESRS_CALLBACK_HANDLER] : o->functions[ESRS_CALLBACK_HANDLE_COMMAND];
 	char	   *statement;
 
 	if (!OidIsValid(function) || !esrs_register_public_may_execute(function))
@@ -258,24 +256,26 @@ close_to_public(EsrsAggregateOptions *o)
 	if (!esrs_proc_ownercheck(function, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("everybody may execute function %s, and so command the aggregate",
-						format_procedure(function)),
+				 errmsg("everybody may execute function %s, and so %s",
+						format_procedure(function), meaning),
 				 errhint("Its owner must first say: %s;", statement)));
 	esrs_spi_begin();
 	esrs_spi_utility(statement);
 	esrs_spi_end();
 	ereport(NOTICE,
 			(errmsg("revoked EXECUTE on function %s from PUBLIC", format_procedure(function)),
-			 errhint("EXECUTE on it is the right to command: GRANT it to the roles that may.")));
+			 errhint("%s", hint)));
 }
 
+/* EXECUTE on the deciding function is the right to command. */
 static void
-no_such_aggregate(const char *name)
+close_to_public(EsrsAggregateOptions *o)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("aggregate \"%s\" does not exist", name),
-			 errhint("Registered aggregates are in the view esrs_aggregates.")));
+	esrs_register_close_to_public(OidIsValid(o->functions[ESRS_CALLBACK_HANDLER]) ?
+								  o->functions[ESRS_CALLBACK_HANDLER] :
+								  o->functions[ESRS_CALLBACK_HANDLE_COMMAND],
+								  "command the aggregate",
+								  "EXECUTE on it is the right to command: GRANT it to the roles that may.");
 }
 
 static List *
@@ -289,15 +289,25 @@ callback_list(EsrsAggregateOptions *o)
 	return result;
 }
 
-/* Is the OID in the catalog still a table, and may the current user change it? */
+/*
+ * May the current user change the aggregate?  Its table's owner may; if the
+ * table was dropped, whoever registered it.  False in that case, 42501 if not.
+ */
 bool
-esrs_register_check_owner(Oid events)
+esrs_register_check_owner(const char *aggregate, Oid events, Oid registered_by)
 {
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(events)))
-		return false;
-	if (!esrs_class_ownercheck(events, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(events));
-	return true;
+	if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(events)))
+	{
+		if (!esrs_class_ownercheck(events, GetUserId()))
+			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(events));
+		return true;
+	}
+	if (!is_member_of_role(GetUserId(), registered_by))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be the role that registered aggregate \"%s\"", aggregate),
+				 errdetail("Its events table does not exist.")));
+	return false;
 }
 
 /* ------------------------------------------------------------------------
@@ -355,6 +365,7 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 	o.notify = esrs_register_text_arg(fcinfo, 14);
 	o.notify_payload = esrs_register_text_arg(fcinfo, 15);
 
+	o.registered_by = GetUserId();
 	check_options(&o);
 	close_to_public(&o);
 	esrs_spi_begin();
@@ -415,8 +426,8 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 				 errmsg("options must not be null")));
 	esrs_register_begin("esrs_alter_aggregate()");
 	if (!esrs_aggregate_row_read(name, &events, &adopted, &o))
-		no_such_aggregate(name);
-	if (!esrs_register_check_owner(events))
+		esrs_aggregate_missing(name);
+	if (!esrs_register_check_owner(name, events, o.registered_by))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("events table of aggregate \"%s\" does not exist", name),
@@ -471,8 +482,8 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 
 	esrs_register_begin("esrs_unregister_aggregate()");
 	if (!esrs_aggregate_row_read(name, &events, &adopted, &o))
-		no_such_aggregate(name);
-	if (esrs_register_check_owner(events))
+		esrs_aggregate_missing(name);
+	if (esrs_register_check_owner(name, events, o.registered_by))
 	{
 		EsrsTableCondition condition;
 

@@ -12,10 +12,13 @@
 
 #include "catalog/register.h"
 
+#include "access/htup_details.h"
 #include "base/security.h"
 #include "base/spi.h"
+#include "catalog/aggregate.h"
 #include "catalog/extension.h"
 #include "catalog/options.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -23,6 +26,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 PG_FUNCTION_INFO_V1(esrs_register_handler);
 PG_FUNCTION_INFO_V1(esrs_alter_handler);
@@ -115,6 +119,7 @@ check_aggregates(List *aggregates)
 		Datum		values[1] = {CStringGetTextDatum(name)};
 		EsrsIdentity before;
 		Oid			events = InvalidOid;
+		Oid			registered_by = InvalidOid;
 		bool		found;
 		bool		isnull;
 
@@ -125,27 +130,46 @@ check_aggregates(List *aggregates)
 						 errmsg("aggregate \"%s\" is named twice", name)));
 		esrs_security_become(&before, esrs_extension()->owner);
 		esrs_spi_begin();
-		found = esrs_spi_run("SELECT events FROM esrs.aggregates"
+		found = esrs_spi_run("SELECT events, registered_by FROM esrs.aggregates"
 							 " WHERE name OPERATOR(pg_catalog.=) $1",
 							 1, types, values, NULL, SPI_OK_SELECT) > 0;
 		if (found)
+		{
 			events = DatumGetObjectId(esrs_spi_column(0, 1, &isnull));
+			registered_by = DatumGetObjectId(esrs_spi_column(0, 2, &isnull));
+		}
 		esrs_spi_end();
 		esrs_security_restore(&before);
 		if (!found)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("aggregate \"%s\" does not exist", name),
-					 errhint("Registered aggregates are in the view esrs_aggregates.")));
+			esrs_aggregate_missing(name);
 
 
 		/*
 		 * As CREATE TRIGGER does: wait for commands in progress, which do not
 		 * know of the change, and keep new ones out until it is committed.
 		 */
-		if (esrs_register_check_owner(events))
+		if (esrs_register_check_owner(name, events, registered_by))
 			LockRelationOid(events, ShareRowExclusiveLock);
 	}
+}
+
+/*
+ * A SECURITY DEFINER function that everybody may execute could be called with
+ * a forged event.
+ */
+static void
+close_definer(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	bool		definer;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	definer = ((Form_pg_proc) GETSTRUCT(tuple))->prosecdef;
+	ReleaseSysCache(tuple);
+	if (definer)
+		esrs_register_close_to_public(function, "call it with a forged event",
+									  "esrs calls it all the same.");
 }
 
 /* Resolve a handler's function and check it; returns the signature to store. */
@@ -157,6 +181,7 @@ check_handler_function(const char *signature)
 
 	(void) esrs_handler_check(function, ext->event_type, ext->event_array_type);
 	esrs_register_check_execute(function);
+	close_definer(function);
 	return esrs_function_signature(function);
 }
 
@@ -167,6 +192,7 @@ check_delete_function(const char *signature)
 
 	esrs_handler_check_delete(function);
 	esrs_register_check_execute(function);
+	close_definer(function);
 	return esrs_function_signature(function);
 }
 
@@ -262,15 +288,6 @@ write_row(const char *name, HandlerOptions *o, bool update)
 	esrs_security_restore(&before);
 }
 
-static char *
-spi_text(int column)
-{
-	bool		isnull;
-	Datum		value = esrs_spi_column(0, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
 static List *
 spi_list(int column)
 {
@@ -310,17 +327,17 @@ read_row(const char *name, HandlerOptions *o)
 	if (found)
 	{
 		o->aggregates = spi_list(1);
-		o->handler = spi_text(2);
-		o->mode = spi_text(3);
-		o->delete_handler = spi_text(4);
+		o->handler = esrs_spi_text(0, 2);
+		o->mode = esrs_spi_text(0, 3);
+		o->delete_handler = esrs_spi_text(0, 4);
 		o->event_types = spi_list(5);
 		o->replayable = DatumGetBool(esrs_spi_column(0, 6, &isnull));
-		o->ordering = spi_text(7);
+		o->ordering = esrs_spi_text(0, 7);
 		o->partitions = DatumGetInt32(esrs_spi_column(0, 8, &isnull));
 		o->batch_size = DatumGetInt32(esrs_spi_column(0, 9, &isnull));
-		o->on_error = spi_text(10);
+		o->on_error = esrs_spi_text(0, 10);
 		o->max_attempts = DatumGetInt32(esrs_spi_column(0, 11, &isnull));
-		o->start_at = spi_text(12);
+		o->start_at = esrs_spi_text(0, 12);
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);

@@ -183,8 +183,9 @@ judge_seen(EsrsCall *call, EsrsAggregate *agg, EsrsCommand *command, EsrsSeenCom
 		List	  **records = palloc0(sizeof(List *));
 		ListCell   *lc;
 
-		esrs_read_of_command(agg, &command->aggregate_id, seen.sequence_number,
-							 &command->command_id, snapshot, collect_record, records);
+		esrs_read_instance(agg, &command->aggregate_id,
+						   seen.sequence_number - seen.nevents + 1, seen.sequence_number,
+						   snapshot, true, collect_record, records);
 		foreach(lc, *records)
 			if (esrs_event_present(call, &agg->routine, (EsrsRecord *) lfirst(lc)))
 				outcome->records = lappend(outcome->records, lfirst(lc));
@@ -248,6 +249,8 @@ make_records(EsrsCall *call, EsrsInstance *instance, EsrsCommand *command, List 
 static TimestampTz
 command_time(EsrsInstance *instance)
 {
+	if (TIMESTAMP_NOT_FINITE(instance->last_occurred_on))
+		return GetCurrentTimestamp();
 	return Max(GetCurrentTimestamp(), instance->last_occurred_on);
 }
 
@@ -317,6 +320,7 @@ run_command(EsrsCommand *command, EsrsAggregate *agg, int depth, EsrsOutcome *ou
 	if (command->has_command_id)
 	{
 		digest.sequence_number = instance->sequence_number;
+		digest.nevents = list_length(outcome->records);
 		esrs_ledger_record_command(agg, &instance->id, &command->command_id, &digest);
 	}
 	esrs_notify_appended(agg, outcome->records);

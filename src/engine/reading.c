@@ -192,13 +192,18 @@ aggregates_arg(ArrayType *array, uint32 **hashes)
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &n);
 	for (int i = 0; i < n; i++)
 	{
+		EsrsAggregate *agg;
+		bool		known = false;
+
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("list of aggregates must not contain nulls")));
-		result = list_append_unique_ptr(result,
-										esrs_aggregate_lookup_locked(TextDatumGetCString(values[i]),
-																	 AccessShareLock));
+		agg = esrs_aggregate_lookup_locked(TextDatumGetCString(values[i]), AccessShareLock);
+		foreach(lc, result)
+			known |= strcmp(((EsrsAggregate *) lfirst(lc))->name, agg->name) == 0;
+		if (!known)
+			result = lappend(result, agg);
 	}
 	*hashes = palloc(sizeof(uint32) * Max(n, 1));
 	foreach(lc, result)

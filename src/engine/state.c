@@ -14,6 +14,7 @@
 
 #include "access/xact.h"
 #include "base/uuid.h"
+#include "miscadmin.h"
 #include "store/append.h"
 #include "store/read.h"
 #include "utils/snapmgr.h"
@@ -95,7 +96,10 @@ esrs_state_advance(EsrsCall *call, EsrsInstance *instance, List *records)
 	ListCell   *lc;
 
 	foreach(lc, records)
+	{
+		CHECK_FOR_INTERRUPTS();
 		(void) fold_event((EsrsRecord *) lfirst(lc), &fold);
+	}
 }
 
 /*

@@ -45,6 +45,7 @@ typedef struct Pending
 	pg_uuid_t	aggregate_id;
 	int32		sequence_number;
 	int64		position;
+	int			nth;			/* of its aggregate in this transaction */
 	char	   *message;		/* or NULL: a reference */
 } Pending;
 
@@ -123,6 +124,18 @@ remember(EsrsAggregate *agg, const pg_uuid_t *aggregate_id, int64 position)
 {
 	Pending    *p = palloc0(sizeof(Pending));
 
+	/* its predecessor is the last one, as a rule */
+	p->nth = 1;
+	for (int i = list_length(pending) - 1; i >= 0; i--)
+	{
+		Pending    *before = (Pending *) list_nth(pending, i);
+
+		if (strcmp(before->aggregate, agg->name) == 0)
+		{
+			p->nth = before->nth + 1;
+			break;
+		}
+	}
 	p->subid = GetCurrentSubTransactionId();
 	strlcpy(p->aggregate, agg->name, sizeof(p->aggregate));
 	p->aggregate_id = *aggregate_id;
@@ -137,30 +150,17 @@ is_silent(EsrsAggregate *agg)
 	return (agg->notify < 0 ? esrs_config_notify : agg->notify) == ESRS_NOTIFY_OFF;
 }
 
-static int
-pending_of(EsrsAggregate *agg)
-{
-	ListCell   *lc;
-	int			n = 0;
-
-	foreach(lc, pending)
-		n += strcmp(((Pending *) lfirst(lc))->aggregate, agg->name) == 0;
-	return n;
-}
-
 /* Events were appended; tell at commit.  Each record->event is set. */
 void
 esrs_notify_appended(EsrsAggregate *agg, List *records)
 {
 	MemoryContext before;
 	int			payload = agg->notify_payload < 0 ? esrs_config_notify_payload : agg->notify_payload;
-	int			n;
 	ListCell   *lc;
 
 	if (is_silent(agg) || records == NIL)
 		return;
 	before = MemoryContextSwitchTo(TopTransactionContext);
-	n = payload == ESRS_PAYLOAD_EVENT ? pending_of(agg) : 0;
 	foreach(lc, records)
 	{
 		EsrsRecord *record = (EsrsRecord *) lfirst(lc);
@@ -170,7 +170,8 @@ esrs_notify_appended(EsrsAggregate *agg, List *records)
 		p->sequence_number = record->sequence_number;
 
 		/* beyond the limit a summary is likely: keep no messages for it */
-		if (payload == ESRS_PAYLOAD_EVENT && ++n <= MAX_SINGLE)
+		if (payload == ESRS_PAYLOAD_EVENT && p->nth <= MAX_SINGLE &&
+			VARSIZE(record->event) <= 16 * MAX_PAYLOAD)
 		{
 			StringInfoData message;
 

@@ -73,7 +73,7 @@ esrs_ledger_find_command(EsrsAggregate *agg, const pg_uuid_t *id,
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	found = esrs_spi_select_at(keep(&find_command_plan,
-									"SELECT sha256, sequence_number FROM esrs.commands"
+									"SELECT sha256, sequence_number, events FROM esrs.commands"
 									" WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
 									" AND aggregate OPERATOR(pg_catalog.=) $2"
 									" AND command_id OPERATOR(pg_catalog.=) $3", 3, types),
@@ -87,6 +87,7 @@ esrs_ledger_find_command(EsrsAggregate *agg, const pg_uuid_t *id,
 				 (int) VARSIZE_ANY_EXHDR(digest));
 		memcpy(seen->sha256, VARDATA_ANY(digest), PG_SHA256_DIGEST_LENGTH);
 		seen->sequence_number = DatumGetInt32(esrs_spi_column(0, 2, &isnull));
+		seen->nevents = DatumGetInt32(esrs_spi_column(0, 3, &isnull));
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);
@@ -98,9 +99,9 @@ void
 esrs_ledger_record_command(EsrsAggregate *agg, const pg_uuid_t *id,
 						   const pg_uuid_t *command_id, const EsrsSeenCommand *seen)
 {
-	Oid			types[5] = {UUIDOID, TEXTOID, UUIDOID, BYTEAOID, INT4OID};
+	Oid			types[6] = {UUIDOID, TEXTOID, UUIDOID, BYTEAOID, INT4OID, INT4OID};
 	bytea	   *digest = palloc(VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
-	Datum		values[5];
+	Datum		values[6];
 	EsrsIdentity before;
 
 	SET_VARSIZE(digest, VARHDRSZ + PG_SHA256_DIGEST_LENGTH);
@@ -110,14 +111,15 @@ esrs_ledger_record_command(EsrsAggregate *agg, const pg_uuid_t *id,
 	values[2] = UUIDPGetDatum(command_id);
 	values[3] = PointerGetDatum(digest);
 	values[4] = Int32GetDatum(seen->sequence_number);
+	values[5] = Int32GetDatum(seen->nevents);
 
 	/* an older snapshot may not see the row that is there: no error, but no row */
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	if (esrs_spi_execute(keep(&record_command_plan,
 							  "INSERT INTO esrs.commands"
-							  " (aggregate_id, aggregate, command_id, sha256, sequence_number)"
-							  " VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING", 5, types),
+							  " (aggregate_id, aggregate, command_id, sha256, sequence_number, events)"
+							  " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING", 6, types),
 						 values, NULL, SPI_OK_INSERT) != 1)
 		esrs_append_lost_race(agg, id);
 	esrs_spi_end();

@@ -18,6 +18,7 @@ typedef struct EsrsSeenCommand
 {
 	uint8		sha256[PG_SHA256_DIGEST_LENGTH];
 	int32		sequence_number;	/* of the instance after the command */
+	int32		nevents;		/* that it brought about */
 } EsrsSeenCommand;
 
 extern void esrs_ledger_digest(Jsonb *command, uint8 *sha256);

@@ -151,35 +151,6 @@ esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to
 	MemoryContextDelete(row_context);
 }
 
-/* Read the events that one command with a command_id brought about. */
-void
-esrs_read_of_command(EsrsAggregate *agg, const pg_uuid_t *id, int32 upto,
-					 const pg_uuid_t *command_id, Snapshot snapshot,
-					 EsrsReader reader, void *arg)
-{
-	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event",
-													  ALLOCSET_DEFAULT_SIZES);
-	Oid			types[3] = {UUIDOID, INT4OID, TEXTOID};
-	Datum		values[3];
-	uint64		n;
-	int32		last;
-
-	values[0] = UUIDPGetDatum(id);
-	values[1] = Int32GetDatum(upto);
-	values[2] = CStringGetTextDatum(DatumGetCString(DirectFunctionCall1(uuid_out,
-																		UUIDPGetDatum(command_id))));
-	esrs_spi_begin();
-	n = select_as(agg, ESRS_PLAN_OF_COMMAND, "SELECT " EVENT_COLUMNS " FROM %s"
-				  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
-				  " AND sequence_number OPERATOR(pg_catalog.<=) $2"
-				  " AND (metadata OPERATOR(pg_catalog.->>) 'command_id')"
-				  " OPERATOR(pg_catalog.=) $3 ORDER BY sequence_number",
-				  3, types, values, snapshot);
-	(void) deliver(n, row_context, reader, arg, &last);
-	esrs_spi_end();
-	MemoryContextDelete(row_context);
-}
-
 /* The newest event of an instance, read as the owner. */
 void
 esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,

@@ -28,9 +28,6 @@ typedef struct EsrsNewest
 extern void esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to,
 							   Snapshot snapshot, bool as_owner,
 							   EsrsReader reader, void *arg);
-extern void esrs_read_of_command(EsrsAggregate *agg, const pg_uuid_t *id, int32 upto,
-								 const pg_uuid_t *command_id, Snapshot snapshot,
-								 EsrsReader reader, void *arg);
 extern void esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 							 EsrsNewest *newest);
 extern void esrs_read_feed(List *aggregates, int64 after, int64 upto, int64 max,

@@ -128,7 +128,7 @@ esrs_function_check(Oid function, const EsrsSignature *wanted)
 				 errmsg("function %s is STRICT and cannot be %s",
 						format_procedure(function), wanted->what),
 				 errdetail("A strict function is not called when an argument is null, and its null result would be taken for an answer."),
-				 errhint("ALTER FUNCTION %s CALLED ON NULL INPUT.",
+				 errhint("Use ALTER FUNCTION %s CALLED ON NULL INPUT.",
 						 format_procedure(function))));
 }
 
@@ -231,12 +231,13 @@ acquire(EsrsFunction *function, MemoryContext scratch)
 	}
 	if (function->finfo == NULL)
 	{
-		MemoryContext context = AllocSetContextCreate(function->parent,
-													  "esrs function",
+		/* below the call's context until it is complete, so an error frees it */
+		MemoryContext context = AllocSetContextCreate(scratch, "esrs function",
 													  ALLOCSET_SMALL_SIZES);
 
 		finfo = MemoryContextAlloc(context, sizeof(FmgrInfo));
 		fmgr_info_cxt(function->oid, finfo, context);
+		MemoryContextSetParent(context, function->parent);
 		function->context = context;
 		function->finfo = finfo;
 		function->epoch = current_epoch;
@@ -281,12 +282,14 @@ esrs_function_call(EsrsFunction *function, MemoryContext scratch,
 				   int nargs, NullableDatum *args, bool *isnull)
 {
 	LOCAL_FCINFO(fcinfo, 2);
-	FmgrInfo   *finfo = acquire(function, scratch);
-	bool		kept = (finfo == function->finfo);
+	FmgrInfo   *finfo;
+	bool		kept;
 	volatile Datum result = (Datum) 0;
 
 	Assert(nargs <= 2 && !function->returns_set);
 	check_stack_depth();
+	finfo = acquire(function, scratch);
+	kept = (finfo == function->finfo);
 	InitFunctionCallInfoData(*fcinfo, finfo, nargs, InvalidOid, NULL, NULL);
 	memcpy(fcinfo->args, args, nargs * sizeof(NullableDatum));
 	PG_TRY();
@@ -360,7 +363,8 @@ esrs_function_call_set(EsrsFunction *function, MemoryContext scratch,
 	}
 	if (rsinfo.returnMode == SFRM_Materialize && rsinfo.setResult != NULL)
 	{
-		TupleTableSlot *slot = MakeSingleTupleTableSlot(rsinfo.setDesc,
+		TupleTableSlot *slot = MakeSingleTupleTableSlot(rsinfo.setDesc ? rsinfo.setDesc :
+														rsinfo.expectedDesc,
 														&TTSOpsMinimalTuple);
 
 		while (tuplestore_gettupleslot(rsinfo.setResult, true, false, slot))

@@ -1,0 +1,142 @@
+# What a second session hears, byte for byte: reference, event, truncated event, summary,
+# deletion.
+#
+# Catches: any change of a payload that clients parse, an escape that is not JSON's, a
+# payload that NOTIFY refuses (then the command would fail), data in a reference.
+
+use strict;
+use warnings;
+use utf8;
+
+use FindBin;
+use lib $FindBin::Bin;
+use Encode qw(decode_utf8 encode_utf8);
+use EsrsTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('notify');
+my ($i1, $i2) = (id(1), id(2));
+my ($u1, $u2) = map { s/'//gr } ($i1, $i2);
+
+sub sql { return decode_utf8($node->safe_psql('postgres', encode_utf8($_[0]))) }
+
+sql('CREATE EXTENSION esrs');
+sql("SELECT esrs_register_aggregate('book'), esrs_register_aggregate('film', notify_payload => 'event', event_version => 3)");
+
+my $listener = $node->background_psql('postgres');
+$listener->query_safe('LISTEN book_events; LISTEN film_events');
+
+# The notifications that have come, as "CHANNEL PAYLOAD".
+sub heard
+{
+	my $output = decode_utf8($listener->query_safe('SELECT 1'));
+	my @heard;
+
+	push @heard, "$1 $2"
+	  while $output =~
+	  /^Asynchronous notification "([^"]*)" with payload "(.*)" received from server process with PID \d+\.$/mg;
+	return \@heard;
+}
+
+# persist(AGGREGATE, ID, EVENT ID, EVENT)
+sub persist
+{
+	my ($aggregate, $id, $event_id, $event) = @_;
+
+	return sql("SELECT position FROM esrs_persist('$aggregate', $id, ARRAY[\$e\$$event\$e\$]::jsonb[], event_ids => ARRAY['$event_id'::uuid])");
+}
+
+my $e = '0190a5d2-7c3e-7b1a-9f00-3a2b1c0d4e5f';
+my $p = persist('book', $i1, $e, '{"Secret": "x"}');
+is_deeply(
+	heard(),
+	[ "book_events {\"aggregate\":\"book\",\"id\":\"$e\",\"aggregate_id\":\"$u1\",\"sequence_number\":1,\"position\":$p}" ],
+	'a reference');
+
+# the whole event: the bus message, and the position behind it
+my $text = 'Ä \"q\" \\\\ / \u0001 \n 日本 😀';
+$p = persist('film', $i1, $e, "{\"Said\": {\"text\": \"$text\", \"n\": 12345678901234567890.10}}");
+my $message = sql("SELECT esrs_event_json(e) FROM esrs_events('film', $i1) AS e");
+my $heard = heard();
+is_deeply(
+	$heard,
+	[ 'film_events ' . ($message =~ s/\}$/,"position":$p}/r) ],
+	'an event: its bus message and its position');
+like(
+	$heard->[0],
+	qr/^film_events \{"id":"$e","aggregate_id":"$u1","payload":\{"Said":\{"n":12345678901234567890\.10,"text":"Ä \\"q\\" \\\\ \/ \\u0001 \\n 日本 😀"\}\},"occurred_on":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?Z","sequence_number":1,"version":3,"position":$p\}$/,
+	'in this form');
+
+# a unit variant
+$p = persist('film', $i1, $e, '"Closed"');
+like(heard()->[0], qr/"payload":"Closed","occurred_on":"[^"]+","sequence_number":2,"version":3,"position":$p\}$/,
+	'an event that is a string');
+
+# short and long
+my $around = length(sql("SELECT esrs_event_json(e) FROM esrs_events('film', $i1, 2) AS e")) - length('"Closed"');
+for my $length (1000, 20000)
+{
+	my $n = $length - $around - 2;
+	$p = persist('film', $i2, $e, '"' . ('x' x $n) . '"');
+	my ($number) = sql("SELECT max(sequence_number) FROM film_events WHERE aggregate_id = $i2");
+	my $got = heard();
+	is(scalar(@$got), 1, "$length bytes: one notification");
+	if ($length < 7000)
+	{
+		like($got->[0], qr/"payload":"x{$n}"/, "$length bytes: the event");
+	}
+	else
+	{
+		is($got->[0],
+			"film_events {\"aggregate\":\"film\",\"id\":\"$e\",\"aggregate_id\":\"$u2\",\"sequence_number\":$number,\"position\":$p,\"truncated\":true}",
+			"$length bytes: a reference, marked as truncated");
+	}
+}
+
+# around the limit no length makes the command fail or the payload disappear
+my ($whole, $cut) = (0, 0);
+for my $n (7690, 7700, 7710, 7720, 7730, 7740, 7790, 7799, 7800, 7890, 7900, 7999, 8000)
+{
+	persist('film', $i2, $e, '"' . ('x' x $n) . '"');
+	my $got = heard();
+	is(scalar(@$got), 1, "payload of $n characters: one notification");
+	if ($got->[0] =~ /"truncated":true\}$/) { $cut++ }
+	elsif ($got->[0] =~ /"payload":"x{$n}"/) { $whole++ }
+}
+cmp_ok($whole, '>', 0, 'some fit');
+is($whole + $cut, 13, 'and the others are marked');
+
+# characters count as bytes
+$p = persist('film', $i2, $e, '"' . ('日' x 3000) . '"');
+like(heard()->[0], qr/"truncated":true\}$/, '3000 characters of three bytes do not fit');
+
+# a summary
+my ($from, $to) = split /\|/, sql("SELECT min(position), max(position) FROM esrs_persist('book', $i2,
+    (SELECT array_agg(to_jsonb('n' || i)) FROM generate_series(1, 101) AS i))");
+is_deeply(heard(), ["book_events {\"aggregate\":\"book\",\"from\":$from,\"to\":$to,\"count\":101}"], 'a summary of 101');
+sql("SELECT count(*) FROM esrs_persist('book', $i2, (SELECT array_agg(to_jsonb('n' || i)) FROM generate_series(1, 100) AS i))");
+is(scalar(@{ heard() }), 100, 'but 100 one by one');
+
+# a deletion, of a kind that has whole events, too
+sql("SELECT esrs_delete('film', $i1)");
+$p = sql("SELECT position FROM esrs_feed(ARRAY['film'], max => 100000) WHERE id IS NULL");
+is_deeply(
+	heard(),
+	[ "film_events {\"aggregate\":\"film\",\"aggregate_id\":\"$u1\",\"deleted\":true,\"position\":$p}" ],
+	'a deletion');
+
+# the setting, where the aggregate has none of its own
+sql("SET esrs.notify_payload = event; SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"A\"']::jsonb[])");
+like(heard()->[0], qr/^book_events \{"id":"[^"]+","aggregate_id":"$u1","payload":"A","occurred_on"/, 'the setting makes book tell events');
+sql("SET esrs.notify_payload = reference; SELECT count(*) FROM esrs_persist('film', $i1, ARRAY['\"A\"']::jsonb[])");
+like(heard()->[0], qr/^film_events \{"id":"[^"]+","aggregate_id":"$u1","payload":"A","occurred_on"/, 'film has an option, which wins');
+
+# renamed, the table keeps its channel
+sql("ALTER TABLE book_events RENAME TO tome_events");
+sql("SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"A\"']::jsonb[])");
+like(heard()->[0], qr/^book_events \{"aggregate":"book"/, 'the channel bears the name of the aggregate, not of the table');
+
+$listener->quit;
+$node->stop;
+done_testing();
