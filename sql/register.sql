@@ -158,7 +158,7 @@ SELECT attname, attnotnull, pg_get_expr(adbin, adrelid) AS "default"
  WHERE attrelid = 'reg_shape_events'::regclass AND attnum > 0 ORDER BY attnum;
 
 -- what a registration without options means
-SELECT to_jsonb(a) - 'registered_at' - 'events' AS "row" FROM esrs_aggregates a WHERE name = 'reg_shape';
+SELECT to_jsonb(a) - 'registered_at' - 'registered_by' - 'events' AS "row" FROM esrs_aggregates a WHERE name = 'reg_shape';
 SELECT events, registered_at BETWEEN now() - interval '10 minutes' AND now() AS registered FROM esrs_aggregates WHERE name = 'reg_shape';
 
 -- ids: v7 by default, v4 on request; both of the RFC's variant

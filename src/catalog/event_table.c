@@ -297,13 +297,35 @@ esrs_event_table_set_unique_id(Oid events, bool unique)
 															 get_rel_name(index))));
 }
 
-/* Make the table an ordinary one again: no default, no guard. */
-void
-esrs_event_table_release(Oid events)
+/*
+ * Make the table an ordinary one again, without default and guard, whatever
+ * else is wrong with it; or drop it.  False, and nothing done, if it does not
+ * name the aggregate: then it is somebody else's.
+ */
+bool
+esrs_event_table_release(Oid events, const char *name, bool drop)
 {
-	drop_guard(events);
-	esrs_spi_utility(psprintf("ALTER TABLE %s ALTER COLUMN position DROP DEFAULT",
-							  esrs_event_table_name(events)));
+	Relation	rel = relation_open(events, AccessExclusiveLock);
+	List	   *callbacks = NIL;
+	bool		tied = esrs_event_table_names(rel, name, &callbacks);
+	Trigger    *guard = esrs_event_table_guard(rel);
+	bool		guarded = guard != NULL && guard->tgnargs > 0 &&
+	strcmp(guard->tgargs[0], name) == 0;
+
+	relation_close(rel, NoLock);
+	if (!tied && !guarded)
+		return false;
+	if (drop)
+	{
+		esrs_spi_utility(psprintf("DROP TABLE %s", esrs_event_table_name(events)));
+		return true;
+	}
+	if (guarded)
+		drop_guard(events);
+	if (tied)
+		esrs_spi_utility(psprintf("ALTER TABLE %s ALTER COLUMN position DROP DEFAULT",
+								  esrs_event_table_name(events)));
+	return true;
 }
 
 /*

@@ -54,6 +54,7 @@ extern char *esrs_event_table_name(Oid events);
 extern AttrNumber esrs_event_table_column(TupleDesc desc, const char *name);
 extern char *esrs_event_table_problem(Relation rel, int ncolumns);
 extern bool esrs_event_table_has_our_key(Relation rel);
+extern bool esrs_event_table_names(Relation rel, const char *name, List **callbacks);
 extern Trigger *esrs_event_table_guard(Relation rel);
 extern Oid	esrs_event_table_id_index(Oid events);
 extern Oid	esrs_event_table_position_index(Relation rel);
@@ -63,7 +64,7 @@ extern Oid	esrs_event_table_create(const char *name, bool *created, bool *adopte
 extern void esrs_event_table_set_default(Oid events, const char *name, List *callbacks);
 extern void esrs_event_table_set_guard(Oid events, const char *name, bool append_only);
 extern void esrs_event_table_set_unique_id(Oid events, bool unique);
-extern void esrs_event_table_release(Oid events);
+extern bool esrs_event_table_release(Oid events, const char *name, bool drop);
 
 extern void esrs_event_table_allow(Oid events);
 extern void esrs_event_table_disallow(void);

@@ -182,8 +182,8 @@ collect_callbacks(Node *node, List **callbacks)
 }
 
 /* Is the default of "position" esrs.next_position(name, callbacks)? */
-static bool
-read_default(Relation rel, const char *name, List **callbacks)
+bool
+esrs_event_table_names(Relation rel, const char *name, List **callbacks)
 {
 	AttrNumber	attnum = esrs_event_table_column(RelationGetDescr(rel), "position");
 	TupleConstr *constr = RelationGetDescr(rel)->constr;
@@ -257,7 +257,7 @@ esrs_event_table_inspect(Oid events, const char *name, EsrsTableInfo *info)
 
 		info->sequence_index = find_sequence_index(rel);
 		info->guarded = guard != NULL && guard->tgenabled == TRIGGER_FIRES_ALWAYS;
-		if (!read_default(rel, name, &info->callbacks))
+		if (!esrs_event_table_names(rel, name, &info->callbacks))
 			condition = ESRS_TABLE_NO_DEFAULT;
 	}
 	relation_close(rel, AccessShareLock);

@@ -452,7 +452,9 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 	old = o;
 	overlay(&o, PG_GETARG_JSONB_P(1));
 	check_options(&o);
-	close_to_public(&o);
+	if (old.functions[ESRS_CALLBACK_HANDLER] != o.functions[ESRS_CALLBACK_HANDLER] ||
+		old.functions[ESRS_CALLBACK_HANDLE_COMMAND] != o.functions[ESRS_CALLBACK_HANDLE_COMMAND])
+		close_to_public(&o);
 
 	esrs_spi_begin();
 	if (condition != ESRS_TABLE_OK ||
@@ -476,7 +478,6 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 	char	   *name = esrs_register_name_arg(fcinfo, 0, "name of an aggregate");
 	bool		drop = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 	EsrsAggregateOptions o;
-	EsrsTableInfo info;
 	Oid			events;
 	bool		adopted;
 
@@ -485,21 +486,13 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 		esrs_aggregate_missing(name);
 	if (esrs_register_check_owner(name, events, o.registered_by))
 	{
-		EsrsTableCondition condition;
+		char	   *table = esrs_event_table_name(events);
 
-		LockRelationOid(events, AccessExclusiveLock);
-		condition = esrs_event_table_inspect(events, name, &info);
 		esrs_spi_begin();
-
-		/* a table that does not name this aggregate is none of ours */
-		if (condition == ESRS_TABLE_OK && drop)
-			esrs_spi_utility(psprintf("DROP TABLE %s", info.table));
-		else if (condition == ESRS_TABLE_OK)
-			esrs_event_table_release(events);
-		else if (condition != ESRS_TABLE_MISSING)
+		if (!esrs_event_table_release(events, name, drop))
 			ereport(NOTICE,
-					(errmsg("table %s was left as it is", info.table),
-					 errdetail("The default of its column \"position\" does not name aggregate \"%s\".",
+					(errmsg("table %s was left as it is", table),
+					 errdetail("Neither its guard nor the default of its column \"position\" names aggregate \"%s\".",
 							   name)));
 		esrs_spi_end();
 	}

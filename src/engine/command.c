@@ -155,6 +155,7 @@ static bool
 judge_seen(EsrsCall *call, EsrsAggregate *agg, EsrsCommand *command, EsrsSeenCommand *digest,
 		   Snapshot snapshot, EsrsOutcome *outcome)
 {
+	EsrsLoadLimit limit = ESRS_LOAD_ALL;
 	EsrsSeenCommand seen;
 	EsrsInstance *instance;
 
@@ -173,9 +174,8 @@ judge_seen(EsrsCall *call, EsrsAggregate *agg, EsrsCommand *command, EsrsSeenCom
 						   esrs_uuid_text(&command->aggregate_id), agg->name),
 				 errhint("Generate a new command_id for each command.")));
 
-	instance = esrs_state_load(call, agg, &command->aggregate_id,
-							   (EsrsLoadLimit) {seen.sequence_number, DT_NOEND},
-							   snapshot, true);
+	limit.sequence_number = seen.sequence_number;
+	instance = esrs_state_load(call, agg, &command->aggregate_id, limit, snapshot, true);
 	outcome->sequence_number = seen.sequence_number;
 	outcome->state = esrs_callback_state_json(call, &agg->routine, instance->state);
 	if (command->want_records)
@@ -188,7 +188,7 @@ judge_seen(EsrsCall *call, EsrsAggregate *agg, EsrsCommand *command, EsrsSeenCom
 						   snapshot, true, collect_record, records);
 		foreach(lc, *records)
 			if (esrs_event_present(call, &agg->routine, (EsrsRecord *) lfirst(lc)))
-				outcome->records = lappend(outcome->records, lfirst(lc));
+			outcome->records = lappend(outcome->records, lfirst(lc));
 	}
 	return true;
 }

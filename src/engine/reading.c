@@ -243,7 +243,10 @@ esrs_feed(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	set.call = esrs_call_begin("", &no_id, GetCurrentTimestamp(), NULL);
 
-	/* first the bound, then, in there, the snapshot: never the other way round */
+	/*
+	 * first the bound, then, in there, the snapshot: never the other way
+	 * round
+	 */
 	safe = esrs_position_safe(hashes, list_length(aggregates));
 	esrs_read_feed(aggregates, after, safe, set.wanted, put_event, &set);
 	esrs_call_end(set.call);

@@ -198,7 +198,7 @@ same_events(List *a, List *b)
 		return false;
 	forboth(x, a, y, b)
 		if (!esrs_jsonb_equal((Jsonb *) lfirst(x), (Jsonb *) lfirst(y)))
-			return false;
+		return false;
 	return true;
 }
 

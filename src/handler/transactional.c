@@ -139,7 +139,7 @@ wants(EsrsHandler *handler, const char *type)
 		return true;
 	foreach(lc, handler->event_types)
 		if (type != NULL && strcmp((char *) lfirst(lc), type) == 0)
-			return true;
+		return true;
 	return false;
 }
 
@@ -188,7 +188,7 @@ dispatch_set(EsrsAggregate *agg, EsrsHandler *handler, List *records, MemoryCont
 
 	foreach(lc, records)
 		if (wants_record(agg, handler, (EsrsRecord *) lfirst(lc)))
-			wanted = lappend(wanted, lfirst(lc));
+		wanted = lappend(wanted, lfirst(lc));
 	if (wanted != NIL)
 	{
 		EsrsRecord *last = (EsrsRecord *) llast(wanted);

@@ -258,7 +258,7 @@ summary_of(List *summaries, const char *aggregate)
 
 	foreach(lc, summaries)
 		if (strcmp(((Summary *) lfirst(lc))->aggregate, aggregate) == 0)
-			return (Summary *) lfirst(lc);
+		return (Summary *) lfirst(lc);
 	return NULL;
 }
 

@@ -113,7 +113,10 @@ esrs_ledger_record_command(EsrsAggregate *agg, const pg_uuid_t *id,
 	values[4] = Int32GetDatum(seen->sequence_number);
 	values[5] = Int32GetDatum(seen->nevents);
 
-	/* an older snapshot may not see the row that is there: no error, but no row */
+	/*
+	 * an older snapshot may not see the row that is there: no error, but no
+	 * row
+	 */
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	if (esrs_spi_execute(keep(&record_command_plan,

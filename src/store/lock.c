@@ -85,9 +85,9 @@ holds_all(Oid events)
  * The tag is a 64-bit hash of name and id.  Two instances with the same hash
  * wait for each other without need; nothing worse.
  *
- * A transaction that has locked very many instances one by one gets the lock
- * of the whole table instead of further ones.  Two that do so at once may
- * deadlock; then one of them has to be retried.  False if it came to that.
+ * A transaction that has locked very many instances one by one takes the lock
+ * of the whole table instead of further ones, if nobody else is at work there.
+ * False if it came to that.
  */
 bool
 esrs_lock_own(EsrsAggregate *agg, const pg_uuid_t *id)
@@ -96,12 +96,11 @@ esrs_lock_own(EsrsAggregate *agg, const pg_uuid_t *id)
 	LOCKTAG		tag;
 	int		   *count = lock_count(agg->events);
 
-	if (*count >= ESRS_LOCK_ESCALATE)
-	{
-		if (!holds_all(agg->events))
-			esrs_lock_all(agg);
+	/* never wait for the table: who waits for our instances holds it */
+	if (*count >= ESRS_LOCK_ESCALATE &&
+		(holds_all(agg->events) ||
+		 ConditionalLockRelationOid(agg->events, ShareRowExclusiveLock)))
 		return false;
-	}
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
 						 INSTANCE_LOCK_CLASS);
 	if (LockAcquire(&tag, ExclusiveLock, false, false) == LOCKACQUIRE_OK)

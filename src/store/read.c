@@ -199,7 +199,7 @@ read_deletions(List *aggregates, int64 after, int64 upto, int64 max, Deletions *
 
 	foreach(lc, aggregates)
 		names[foreach_current_index(lc)] =
-			CStringGetTextDatum(((EsrsAggregate *) lfirst(lc))->name);
+		CStringGetTextDatum(((EsrsAggregate *) lfirst(lc))->name);
 	values[0] = PointerGetDatum(construct_array(names, list_length(aggregates), TEXTOID, -1,
 												false, TYPALIGN_INT));
 	values[1] = Int64GetDatum(after);
@@ -208,13 +208,13 @@ read_deletions(List *aggregates, int64 after, int64 upto, int64 max, Deletions *
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	deletions->n = esrs_spi_run("SELECT NULL::pg_catalog.uuid, aggregate_id, NULL::pg_catalog.jsonb,"
-							  " deleted_at, NULL::pg_catalog.int4, NULL::pg_catalog.int4,"
-							  " position, metadata, aggregate FROM esrs.deletions"
-							  " WHERE aggregate OPERATOR(pg_catalog.=) ANY ($1)"
-							  " AND position OPERATOR(pg_catalog.>) $2"
-							  " AND position OPERATOR(pg_catalog.<=) $3"
+								" deleted_at, NULL::pg_catalog.int4, NULL::pg_catalog.int4,"
+								" position, metadata, aggregate FROM esrs.deletions"
+								" WHERE aggregate OPERATOR(pg_catalog.=) ANY ($1)"
+								" AND position OPERATOR(pg_catalog.>) $2"
+								" AND position OPERATOR(pg_catalog.<=) $3"
 								" ORDER BY position LIMIT $4",
-							  4, types, values, NULL, SPI_OK_SELECT);
+								4, types, values, NULL, SPI_OK_SELECT);
 	deletions->next = 0;
 	deletions->records = palloc(sizeof(EsrsRecord) * Max(deletions->n, 1));
 	deletions->aggregates = palloc(sizeof(EsrsAggregate *) * Max(deletions->n, 1));
@@ -227,7 +227,7 @@ read_deletions(List *aggregates, int64 after, int64 upto, int64 max, Deletions *
 		deletions->records[i] = *esrs_event_copy(&record);
 		foreach(lc, aggregates)
 			if (strcmp(((EsrsAggregate *) lfirst(lc))->name, name) == 0)
-				deletions->aggregates[i] = (EsrsAggregate *) lfirst(lc);
+			deletions->aggregates[i] = (EsrsAggregate *) lfirst(lc);
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);

@@ -18,7 +18,8 @@ typedef struct EsrsRecord
 	pg_uuid_t	id;
 	pg_uuid_t	aggregate_id;
 	Jsonb	   *payload;		/* stored form */
-	Jsonb	   *event;			/* present form; NULL until esrs_event_present() */
+	Jsonb	   *event;			/* present form; NULL until
+								 * esrs_event_present() */
 	TimestampTz occurred_on;
 	int32		sequence_number;
 	int32		version;		/* or ESRS_NO_VERSION */

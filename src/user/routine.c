@@ -117,6 +117,7 @@ esrs_routine_load_c(EsrsRoutine *routine)
 {
 	Oid			function = routine->functions[ESRS_CALLBACK_HANDLER].oid;
 	const EsrsAggregateRoutine *given;
+
 	LOCAL_FCINFO(fcinfo, 1);
 	FmgrInfo	finfo;
 	Size		known;
