@@ -33,6 +33,14 @@ SELECT ok, error->'detail' AS detail FROM esrs_try_command('c_leak', :'a', '{"mo
 SELECT esrs_handle_command('c_leak', :'a', '{"mode": "forget"}');
 SELECT esrs_handle_command('c_leak', :'a', '{"mode": "emit"}');
 SELECT esrs_handle_command('c_leak', :'a', '{"mode": "apply"}');
+\set VERBOSITY terse
+SELECT esrs_handle_command('c_leak', :'a', '{"mode": "cancel"}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT esrs_handle_command('c_leak', :'a', '{"mode": "palloc"}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT esrs_handle_command('c_leak', :'a', '{"mode": "malloc"}');
+\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY default
 SELECT count(*) FROM c_leak_events;
 
 CREATE TYPE used AS (malloc bigint, contexts bigint);
@@ -56,7 +64,7 @@ BEGIN
     FOR i IN 1..n LOOP
         BEGIN
             EXECUTE calls USING aggregate, command;
-        EXCEPTION WHEN division_by_zero OR SQLSTATE 'ZE001' THEN
+        EXCEPTION WHEN division_by_zero OR query_canceled OR out_of_memory OR SQLSTATE 'ZE001' THEN
             raised := raised + 1;
         END;
         IF i % 500 = 0 THEN
@@ -83,6 +91,12 @@ CALL hammer('c_leak', 'esrs_handle_command', 'reject', 10000);
 CALL hammer('c_leak', 'esrs_try_command', 'reject', 10000);
 CALL hammer('c_leak', 'esrs_handle_command', 'forget', 10000);
 CALL hammer('c_leak', 'esrs_try_command', 'forget', 10000);
+CALL hammer('c_leak', 'esrs_handle_command', 'cancel', 10000);
+CALL hammer('c_leak', 'esrs_try_command', 'cancel', 10000);
+SET client_min_messages = warning;
+CALL hammer('c_leak', 'esrs_handle_command', 'malloc', 1000);
+RESET client_min_messages;
+CALL hammer('c_leak', 'esrs_handle_command', 'malloc', 10000);
 CALL hammer('c_leak', 'esrs_handle_command', 'emit', 2000);
 CALL hammer('c_leak', 'esrs_handle_command', 'apply', 2000);
 CALL hammer('c_leak_sql', 'esrs_handle_command', 'fail', 2000);

@@ -5,6 +5,8 @@
  *
  * Commands: {"mode": "forget"} returns without events, {"mode": "emit"} emits
  * one, {"mode": "reject"} rejects, {"mode": "fail"} raises, {"mode":
+ * "cancel"} is cancelled by the server, {"mode": "palloc"} and {"mode":
+ * "malloc"} run out of memory of PostgreSQL's and of json-c's, {"mode":
  * "apply"} emits an event whose apply_event raises, {"mode": "attach"}
  * attaches in odd ways before it raises.
  *
@@ -13,6 +15,9 @@
 #include "postgres.h"
 
 #include "esrs.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
 
 #define SOME_TEXT "a string that is long enough for json-c to allocate memory of its own"
 
@@ -58,6 +63,18 @@ leaky_handle(EsrsCall *call, const void *state, EsrsJson *command)
 		ereport(ERROR,
 				(errcode(ERRCODE_DIVISION_BY_ZERO),
 				 errmsg("failed as asked")));
+	if (strcmp(mode, "cancel") == 0)
+	{
+		/* as the signal handler of a cancel request does */
+		InterruptPending = true;
+		QueryCancelPending = true;
+		for (;;)
+			CHECK_FOR_INTERRUPTS();
+	}
+	if (strcmp(mode, "palloc") == 0)
+		(void) MemoryContextAllocHuge(CurrentMemoryContext, (Size) 1 << 60);
+	if (strcmp(mode, "malloc") == 0)
+		(void) json_object_new_array_ext(-1);	/* json-c answers NULL */
 	if (strcmp(mode, "reject") == 0)
 	{
 		esrs_reject(call, "as_asked", "rejected as asked");
