@@ -141,7 +141,9 @@ transaction_ended(XactEvent event, void *arg)
 		event != XACT_EVENT_PREPARE)
 		return;
 	foreach(lc, retired)
+	{
 		release((EsrsAggregate *) lfirst(lc));
+	}
 	list_free(retired);
 	retired = NIL;
 }

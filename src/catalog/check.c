@@ -226,12 +226,17 @@ check_pinned(Findings *f, Subject *s, List *callbacks)
 	ListCell   *lc;
 
 	foreach(lc, callbacks)
-		if (!is_pinned(lfirst_oid(lc)))
+	{
+		char	   *function = format_procedure(lfirst_oid(lc));
+
+		if (is_pinned(lfirst_oid(lc)))
+			continue;
 		report(f, "warning", s->name,
 			   psprintf("the search_path of whoever commands decides what function %s means",
-						esrs_function_signature(lfirst_oid(lc))),
+						function),
 			   psprintf("ALTER FUNCTION %s SET search_path = ..., pg_temp; or give it a BEGIN ATOMIC body.",
-						esrs_function_signature(lfirst_oid(lc))));
+						function));
+	}
 }
 
 /* Is EXECUTE on the deciding function everybody's again? */

@@ -257,9 +257,11 @@ esrs_event_table_set_default(Oid events, const char *name, List *callbacks)
 	appendStringInfo(&sql, "ALTER TABLE %s ALTER COLUMN position SET DEFAULT esrs.next_position(%s",
 					 esrs_event_table_name(events), quote_literal_cstr(name));
 	foreach(lc, callbacks)
+	{
 		appendStringInfo(&sql, "%s%s::pg_catalog.regprocedure",
 						 foreach_current_index(lc) == 0 ? ", VARIADIC ARRAY[" : ", ",
 						 quote_literal_cstr(format_procedure_qualified(lfirst_oid(lc))));
+	}
 	appendStringInfoString(&sql, callbacks ? "])" : ")");
 	esrs_spi_utility(sql.data);
 }

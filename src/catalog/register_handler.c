@@ -89,7 +89,9 @@ list_to_array(List *list)
 	ListCell   *lc;
 
 	foreach(lc, list)
+	{
 		values[foreach_current_index(lc)] = CStringGetTextDatum((char *) lfirst(lc));
+	}
 	return PointerGetDatum(construct_array(values, list_length(list), TEXTOID, -1,
 										   false, TYPALIGN_INT));
 }

@@ -187,8 +187,10 @@ judge_seen(EsrsCall *call, EsrsAggregate *agg, EsrsCommand *command, EsrsSeenCom
 						   seen.sequence_number - seen.nevents + 1, seen.sequence_number,
 						   snapshot, true, collect_record, records);
 		foreach(lc, *records)
+		{
 			if (esrs_event_present(call, &agg->routine, (EsrsRecord *) lfirst(lc)))
-			outcome->records = lappend(outcome->records, lfirst(lc));
+				outcome->records = lappend(outcome->records, lfirst(lc));
+		}
 	}
 	return true;
 }
@@ -369,9 +371,12 @@ copy_outcome(EsrsOutcome *to, const EsrsOutcome *from, bool want_records)
 		to->rejection->detail = from->rejection->detail ? pstrdup(from->rejection->detail) : NULL;
 		to->rejection->hint = from->rejection->hint ? pstrdup(from->rejection->hint) : NULL;
 	}
-	if (want_records)
-		foreach(lc, from->records)
-			to->records = lappend(to->records, esrs_event_copy(lfirst(lc)));
+	if (!want_records)
+		return;
+	foreach(lc, from->records)
+	{
+		to->records = lappend(to->records, esrs_event_copy(lfirst(lc)));
+	}
 }
 
 /* Run a command or a persist in a frame and a memory context of its own. */

@@ -201,7 +201,9 @@ aggregates_arg(ArrayType *array, uint32 **hashes)
 					 errmsg("list of aggregates must not contain nulls")));
 		agg = esrs_aggregate_lookup_locked(TextDatumGetCString(values[i]), AccessShareLock);
 		foreach(lc, result)
+		{
 			known |= strcmp(((EsrsAggregate *) lfirst(lc))->name, agg->name) == 0;
+		}
 		if (!known)
 			result = lappend(result, agg);
 	}

@@ -197,8 +197,10 @@ same_events(List *a, List *b)
 	if (list_length(a) != list_length(b))
 		return false;
 	forboth(x, a, y, b)
+	{
 		if (!esrs_jsonb_equal((Jsonb *) lfirst(x), (Jsonb *) lfirst(y)))
-		return false;
+			return false;
+	}
 	return true;
 }
 

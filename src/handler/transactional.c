@@ -138,8 +138,10 @@ wants(EsrsHandler *handler, const char *type)
 	if (handler->event_types == NIL)
 		return true;
 	foreach(lc, handler->event_types)
+	{
 		if (type != NULL && strcmp((char *) lfirst(lc), type) == 0)
-		return true;
+			return true;
+	}
 	return false;
 }
 
@@ -187,8 +189,10 @@ dispatch_set(EsrsAggregate *agg, EsrsHandler *handler, List *records, MemoryCont
 	ListCell   *lc;
 
 	foreach(lc, records)
+	{
 		if (wants_record(agg, handler, (EsrsRecord *) lfirst(lc)))
-		wanted = lappend(wanted, lfirst(lc));
+			wanted = lappend(wanted, lfirst(lc));
+	}
 	if (wanted != NIL)
 	{
 		EsrsRecord *last = (EsrsRecord *) llast(wanted);
@@ -262,7 +266,9 @@ enqueue(EsrsAggregate *agg, List *records, const pg_uuid_t *deleted, int depth)
 	if (deleted != NULL)
 		batch->id = *deleted;
 	foreach(lc, records)
+	{
 		batch->records = lappend(batch->records, esrs_event_copy(lfirst(lc)));
+	}
 	queue = lappend(queue, batch);
 	MemoryContextSwitchTo(before);
 }

@@ -257,8 +257,10 @@ summary_of(List *summaries, const char *aggregate)
 	ListCell   *lc;
 
 	foreach(lc, summaries)
+	{
 		if (strcmp(((Summary *) lfirst(lc))->aggregate, aggregate) == 0)
-		return (Summary *) lfirst(lc);
+			return (Summary *) lfirst(lc);
+	}
 	return NULL;
 }
 

@@ -198,8 +198,10 @@ read_deletions(List *aggregates, int64 after, int64 upto, int64 max, Deletions *
 	ListCell   *lc;
 
 	foreach(lc, aggregates)
+	{
 		names[foreach_current_index(lc)] =
-		CStringGetTextDatum(((EsrsAggregate *) lfirst(lc))->name);
+			CStringGetTextDatum(((EsrsAggregate *) lfirst(lc))->name);
+	}
 	values[0] = PointerGetDatum(construct_array(names, list_length(aggregates), TEXTOID, -1,
 												false, TYPALIGN_INT));
 	values[1] = Int64GetDatum(after);
@@ -226,8 +228,10 @@ read_deletions(List *aggregates, int64 after, int64 upto, int64 max, Deletions *
 		fill_record(&record, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
 		deletions->records[i] = *esrs_event_copy(&record);
 		foreach(lc, aggregates)
+		{
 			if (strcmp(((EsrsAggregate *) lfirst(lc))->name, name) == 0)
-			deletions->aggregates[i] = (EsrsAggregate *) lfirst(lc);
+				deletions->aggregates[i] = (EsrsAggregate *) lfirst(lc);
+		}
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);
@@ -243,6 +247,7 @@ feed_query(List *aggregates)
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT * FROM (");
 	foreach(lc, aggregates)
+	{
 		appendStringInfo(&sql, "%s(SELECT " EVENT_COLUMNS ", %d AS source FROM %s"
 						 " WHERE position OPERATOR(pg_catalog.>) $1"
 						 " AND position OPERATOR(pg_catalog.<=) $2"
@@ -250,6 +255,7 @@ feed_query(List *aggregates)
 						 foreach_current_index(lc) == 0 ? "" : " UNION ALL ",
 						 foreach_current_index(lc),
 						 ((EsrsAggregate *) lfirst(lc))->table);
+	}
 	appendStringInfoString(&sql, ") AS f ORDER BY position LIMIT " PORTION_TEXT);
 	return sql.data;
 }
