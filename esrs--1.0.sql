@@ -91,7 +91,7 @@ CREATE SEQUENCE esrs.handler_ordinal_seq AS bigint;
 
 CREATE TABLE esrs.aggregates (
     name text PRIMARY KEY,
-    events regclass NOT NULL,
+    events regclass NOT NULL UNIQUE,
     handler text,
     handle_command text,
     apply_event text,

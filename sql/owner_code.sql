@@ -77,6 +77,9 @@ INSERT INTO own_events (id, aggregate_id, payload, sequence_number)
 VALUES (gen_random_uuid(), 'e5e50000-0000-4000-8000-000000000001', NULL, 2);
 SELECT esrs_load('own', 'e5e50000-0000-4000-8000-000000000001');
 SELECT esrs_handle_command('own', 'e5e50000-0000-4000-8000-000000000001', '{"n": 2}');
+ALTER TABLE own_events DISABLE TRIGGER ALL;
+DELETE FROM own_events WHERE payload IS NULL;
+ALTER TABLE own_events ENABLE ALWAYS TRIGGER esrs_append_only;
 RESET ROLE;
 
 -- a table that somebody else made first is not adopted by a superuser
@@ -85,6 +88,31 @@ CREATE TABLE taken_events (id uuid NOT NULL, aggregate_id uuid NOT NULL, payload
     occurred_on timestamptz NOT NULL, sequence_number int NOT NULL, UNIQUE (aggregate_id, sequence_number));
 RESET ROLE;
 SELECT esrs_register_aggregate('taken');
+
+-- nor one that is another aggregate's, by anybody
+SET ROLE regress_esrs_owner;
+ALTER TABLE own_events ALTER payload SET NOT NULL;
+\set VERBOSITY default
+ALTER TABLE own_events RENAME TO stolen_events;
+SELECT esrs_register_aggregate('stolen');
+ALTER TABLE stolen_events RENAME TO own_events;
+\set VERBOSITY terse
+
+-- a table from which others inherit: their rows would be events
+CREATE TABLE child () INHERITS (own_events);
+SELECT esrs_load('own', 'e5e50000-0000-4000-8000-000000000001');
+DROP TABLE child;
+SELECT sequence_number FROM esrs_load('own', 'e5e50000-0000-4000-8000-000000000001');
+RESET ROLE;
+
+-- a handler that became SECURITY DEFINER, and is everybody's
+CREATE FUNCTION t_owner.on_event(esrs_event) RETURNS void LANGUAGE sql BEGIN ATOMIC SELECT; END;
+SELECT esrs_register_handler('own_handler', '{own}', 't_owner.on_event(esrs_event)');
+ALTER FUNCTION t_owner.on_event(esrs_event) SECURITY DEFINER;
+\set VERBOSITY default
+SELECT * FROM esrs_check() WHERE object = 'own_handler';
+\set VERBOSITY terse
+SELECT esrs_unregister_handler('own_handler');
 
 -- what an SQL function keeps must not outlive a change of role, or of search_path
 CREATE TABLE t_owner.rows_of (t text, owner name);

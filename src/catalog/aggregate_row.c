@@ -134,6 +134,26 @@ esrs_aggregate_row_read(const char *name, Oid *events, bool *adopted, EsrsAggreg
 	return found;
 }
 
+/* The name of the aggregate whose events table this is, or NULL. */
+char *
+esrs_aggregate_row_of_table(Oid events)
+{
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(events)};
+	EsrsIdentity before;
+	char	   *name = NULL;
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	if (esrs_spi_run("SELECT name FROM esrs.aggregates"
+					 " WHERE events OPERATOR(pg_catalog.=) $1::pg_catalog.regclass",
+					 1, types, values, NULL, SPI_OK_SELECT) > 0)
+		name = esrs_spi_text(0, 1);
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	return name;
+}
+
 /* Forget an aggregate, and the handlers that serve no other. */
 void
 esrs_aggregate_row_delete(const char *name)

@@ -311,6 +311,11 @@ check_handler(Findings *f, Subject *s)
 		else
 			esrs_handler_check_delete(oid);
 		functions = lappend_oid(functions, oid);
+		if (esrs_register_is_open_definer(oid))
+			report(f, "warning", s->name,
+				   psprintf("function %s is SECURITY DEFINER, and everybody may call it with a forged event",
+							format_procedure(oid)),
+				   psprintf("REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC;", format_procedure(oid)));
 	}
 	check_pinned(f, s, functions);
 }

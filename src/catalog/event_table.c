@@ -24,6 +24,7 @@
 #include "access/xact.h"
 #include "base/errors.h"
 #include "base/spi.h"
+#include "catalog/aggregate_row.h"
 #include "catalog/extension.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -125,6 +126,7 @@ has_bad_numbers(const char *table)
 static void
 check_adopter(Oid events, const char *table)
 {
+	char	   *other = esrs_aggregate_row_of_table(events);
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(events));
 	Oid			owner;
 
@@ -132,6 +134,11 @@ check_adopter(Oid events, const char *table)
 		elog(ERROR, "cache lookup failed for relation %u", events);
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
+	if (other != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("table %s is the events table of aggregate \"%s\"", table, other),
+				 errhint("Unregister that aggregate first.")));
 	if (!is_member_of_role_nosuper(GetUserId(), owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

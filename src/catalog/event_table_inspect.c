@@ -140,6 +140,9 @@ esrs_event_table_problem(Relation rel, int ncolumns)
 		return pstrdup("it has a rewrite rule");
 	if (has_superclass(RelationGetRelid(rel)))
 		return pstrdup("it inherits from another table");
+	if (rel->rd_rel->relhassubclass &&
+		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
+		return pstrdup("another table inherits from it");
 	problem = check_columns(rel, ncolumns);
 	if (problem == NULL && !OidIsValid(find_sequence_index(rel)))
 		problem = pstrdup("it has no unique index on (aggregate_id, sequence_number)");
@@ -229,8 +232,13 @@ esrs_event_table_guard(Relation rel)
 char *
 esrs_event_table_name(Oid events)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(events)),
-									  get_rel_name(events));
+	char	   *name = get_rel_name(events);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u does not exist", events)));
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(events)), name);
 }
 
 /*

@@ -241,6 +241,23 @@ esrs_register_public_may_execute(Oid function)
 }
 
 /*
+ * Is it SECURITY DEFINER, and may everybody execute it?  Then everybody could
+ * call an event handler with a forged event.
+ */
+bool
+esrs_register_is_open_definer(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	bool		definer;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	definer = ((Form_pg_proc) GETSTRUCT(tuple))->prosecdef;
+	ReleaseSysCache(tuple);
+	return definer && esrs_register_public_may_execute(function);
+}
+
+/*
  * Take EXECUTE on a function away from PUBLIC, or tell who can.  "meaning" is
  * what everybody could do, "hint" what follows for those who need it.
  */
@@ -292,15 +309,25 @@ callback_list(EsrsAggregateOptions *o)
 /*
  * May the current user change the aggregate?  Its table's owner may; if the
  * table was dropped, whoever registered it.  False in that case, 42501 if not.
+ *
+ * The table is locked until the transaction ends, and looked at again after
+ * the wait.
  */
 bool
-esrs_register_check_owner(const char *aggregate, Oid events, Oid registered_by)
+esrs_register_lock_owned(const char *aggregate, Oid events, Oid registered_by, LOCKMODE mode)
 {
-	if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(events)))
+	bool		locked = false;
+
+	while (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(events)))
 	{
 		if (!esrs_class_ownercheck(events, GetUserId()))
 			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(events));
-		return true;
+		if (locked)
+			return true;
+
+		/* only now: a stranger must not queue for it */
+		LockRelationOid(events, mode);
+		locked = true;
 	}
 	if (!is_member_of_role(GetUserId(), registered_by))
 		ereport(ERROR,
@@ -427,13 +454,12 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 	esrs_register_begin("esrs_alter_aggregate()");
 	if (!esrs_aggregate_row_read(name, &events, &adopted, &o))
 		esrs_aggregate_missing(name);
-	if (!esrs_register_check_owner(name, events, o.registered_by))
+	if (!esrs_register_lock_owned(name, events, o.registered_by, AccessExclusiveLock))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("events table of aggregate \"%s\" does not exist", name),
 				 errhint("It was dropped. Call esrs_unregister_aggregate('%s') and register the aggregate again.",
 						 name)));
-	LockRelationOid(events, AccessExclusiveLock);
 
 	/* the table's default follows functions that were renamed */
 	condition = esrs_event_table_inspect(events, name, &info);
@@ -484,7 +510,7 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 	esrs_register_begin("esrs_unregister_aggregate()");
 	if (!esrs_aggregate_row_read(name, &events, &adopted, &o))
 		esrs_aggregate_missing(name);
-	if (esrs_register_check_owner(name, events, o.registered_by))
+	if (esrs_register_lock_owned(name, events, o.registered_by, AccessExclusiveLock))
 	{
 		char	   *table = esrs_event_table_name(events);
 

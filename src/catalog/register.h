@@ -13,12 +13,16 @@
 
 #include "esrs.h"
 
+#include "storage/lockdefs.h"
+
 extern char *esrs_register_text_arg(FunctionCallInfo fcinfo, int n);
 extern char *esrs_register_name_arg(FunctionCallInfo fcinfo, int n, const char *what);
 extern void esrs_register_begin(const char *function);
 extern void esrs_register_check_execute(Oid function);
-extern bool esrs_register_check_owner(const char *aggregate, Oid events, Oid registered_by);
+extern bool esrs_register_lock_owned(const char *aggregate, Oid events, Oid registered_by,
+									 LOCKMODE mode);
 extern bool esrs_register_public_may_execute(Oid function);
+extern bool esrs_register_is_open_definer(Oid function);
 extern void esrs_register_close_to_public(Oid function, const char *meaning, const char *hint);
 
 #endif							/* ESRS_CATALOG_REGISTER_H */

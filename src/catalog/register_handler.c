@@ -12,21 +12,17 @@
 
 #include "catalog/register.h"
 
-#include "access/htup_details.h"
 #include "base/security.h"
 #include "base/spi.h"
 #include "catalog/aggregate.h"
 #include "catalog/extension.h"
 #include "catalog/options.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "user/function.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
 PG_FUNCTION_INFO_V1(esrs_register_handler);
 PG_FUNCTION_INFO_V1(esrs_alter_handler);
@@ -150,26 +146,14 @@ check_aggregates(List *aggregates)
 		 * As CREATE TRIGGER does: wait for commands in progress, which do not
 		 * know of the change, and keep new ones out until it is committed.
 		 */
-		if (esrs_register_check_owner(name, events, registered_by))
-			LockRelationOid(events, ShareRowExclusiveLock);
+		(void) esrs_register_lock_owned(name, events, registered_by, ShareRowExclusiveLock);
 	}
 }
 
-/*
- * A SECURITY DEFINER function that everybody may execute could be called with
- * a forged event.
- */
 static void
 close_definer(Oid function)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	bool		definer;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	definer = ((Form_pg_proc) GETSTRUCT(tuple))->prosecdef;
-	ReleaseSysCache(tuple);
-	if (definer)
+	if (esrs_register_is_open_definer(function))
 		esrs_register_close_to_public(function, "call it with a forged event",
 									  "esrs calls it all the same.");
 }

@@ -97,8 +97,8 @@ compare_keys(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Lock all of an aggregate, before any weaker lock on the table is held. */
-static void
+/* Lock all of an aggregate; see esrs_lock_all(). */
+static bool
 lock_whole_aggregate(const char *name)
 {
 	for (;;)
@@ -106,9 +106,10 @@ lock_whole_aggregate(const char *name)
 		EsrsAggregate *agg = esrs_aggregate_lookup(name);
 		Oid			events = agg->events;
 
-		esrs_lock_all(agg);
+		if (!esrs_lock_all(agg))
+			return false;
 		if (agg->valid || esrs_aggregate_lookup(name)->events == events)
-			return;
+			return true;
 	}
 }
 
@@ -123,11 +124,8 @@ lock_aggregate(EsrsCommand **sorted, int n, int m, ForeignKeys *foreign)
 	esrs_aggregate_check_command_right(esrs_aggregate_lookup(name));
 	for (int i = n + 1; i < m; i++)
 		distinct += compare_instances(&sorted[i - 1], &sorted[i]) != 0;
-	if (distinct > ESRS_LOCK_MANY)
-	{
-		lock_whole_aggregate(name);
+	if (distinct > ESRS_LOCK_MANY && lock_whole_aggregate(name))
 		return;
-	}
 	agg = esrs_aggregate_lookup_locked(name, RowExclusiveLock);
 	for (int i = n; i < m; i++)
 		if (esrs_lock_own(agg, &sorted[i]->aggregate_id) && agg->adopted)

@@ -96,10 +96,7 @@ esrs_lock_own(EsrsAggregate *agg, const pg_uuid_t *id)
 	LOCKTAG		tag;
 	int		   *count = lock_count(agg->events);
 
-	/* never wait for the table: who waits for our instances holds it */
-	if (*count >= ESRS_LOCK_ESCALATE &&
-		(holds_all(agg->events) ||
-		 ConditionalLockRelationOid(agg->events, ShareRowExclusiveLock)))
+	if (*count >= ESRS_LOCK_ESCALATE && esrs_lock_all(agg))
 		return false;
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
 						 INSTANCE_LOCK_CLASS);
@@ -145,9 +142,19 @@ esrs_lock_instance(EsrsAggregate *agg, const pg_uuid_t *id)
  * holds RowExclusiveLock on the table from its start, which conflicts with
  * this.  For calls over so many instances that a lock for each would exhaust
  * the lock table, which would fail strangers too.
+ *
+ * False if it could only be had by waiting for those who may be waiting for
+ * instances that this transaction has locked.
  */
-void
+bool
 esrs_lock_all(EsrsAggregate *agg)
 {
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, agg->events);
+	if (LockHeldByMe(&tag, RowExclusiveLock))
+		return holds_all(agg->events) ||
+			ConditionalLockRelationOid(agg->events, ShareRowExclusiveLock);
 	LockRelationOid(agg->events, ShareRowExclusiveLock);
+	return true;
 }

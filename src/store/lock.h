@@ -22,6 +22,6 @@ extern void esrs_lock_instance(EsrsAggregate *agg, const pg_uuid_t *id);
 extern bool esrs_lock_own(EsrsAggregate *agg, const pg_uuid_t *id);
 extern uint64 esrs_lock_foreign_key(const pg_uuid_t *id);
 extern void esrs_lock_foreign(uint64 key);
-extern void esrs_lock_all(EsrsAggregate *agg);
+extern bool esrs_lock_all(EsrsAggregate *agg);
 
 #endif							/* ESRS_STORE_LOCK_H */
