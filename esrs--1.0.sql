@@ -160,6 +160,8 @@ COMMENT ON SEQUENCE esrs.handler_ordinal_seq IS 'order of registration of event 
 COMMENT ON TABLE esrs.aggregates IS 'registered aggregates';
 COMMENT ON TABLE esrs.handlers IS 'registered event handlers';
 COMMENT ON TABLE esrs.commands IS 'commands that came with a command_id; old rows may be deleted, which ends their protection against repetition';
+COMMENT ON COLUMN esrs.commands.events IS 'how many events the command brought about, the last of them sequence_number';
+COMMENT ON COLUMN esrs.aggregates.registered_by IS 'who may change the aggregate when its table is gone';
 COMMENT ON TABLE esrs.deletions IS 'deleted instances, as the feed tells them';
 
 SELECT pg_catalog.pg_extension_config_dump('esrs.position_seq', '');

@@ -153,6 +153,13 @@ SELECT esrs_handle_command('c_misbehave', :'a', '"holds_interrupts"');
 SET statement_timeout = '50ms';
 SELECT pg_sleep(1);
 RESET statement_timeout;
+-- an SPI connection that is left open would be taken for another one
+SELECT esrs_handle_command('c_misbehave', :'a', '"forgets_spi_finish"');
+DO $$ BEGIN
+    PERFORM esrs_handle_command('c_misbehave', '00000000-0000-0000-0000-00000000000a', '"forgets_spi_finish"');
+EXCEPTION WHEN SQLSTATE 'ZE005' THEN
+    RAISE NOTICE '% (% rows)', SQLERRM, (SELECT count(*) FROM generate_series(1, 3));
+END $$;
 
 --
 -- What aggregate callbacks must not do and cannot be kept from

@@ -114,6 +114,34 @@ SELECT * FROM esrs_check() WHERE object = 'own_handler';
 \set VERBOSITY terse
 SELECT esrs_unregister_handler('own_handler');
 
+-- a function that somebody else made in the place of a dropped one is not tied
+-- to the aggregate by its name alone
+GRANT CREATE ON SCHEMA t_owner TO regress_esrs_one;
+DROP FUNCTION t_owner.evolve(jsonb, jsonb) CASCADE;
+SET ROLE regress_esrs_one;
+CREATE FUNCTION t_owner.evolve(state jsonb, event jsonb) RETURNS jsonb
+LANGUAGE sql BEGIN ATOMIC SELECT '{"impostor": true}'::jsonb; END;
+RESET ROLE;
+SELECT severity, problem FROM esrs_check() WHERE object = 'own';
+SELECT esrs_alter_aggregate('own', '{}');
+SELECT esrs_handle_command('own', 'e5e50000-0000-4000-8000-000000000001', '{"n": 2}');
+DROP FUNCTION t_owner.evolve(jsonb, jsonb);
+SET ROLE regress_esrs_owner;
+CREATE FUNCTION evolve(state jsonb, event jsonb) RETURNS jsonb
+LANGUAGE sql BEGIN ATOMIC SELECT state || event; END;
+RESET ROLE;
+SELECT severity FROM esrs_check() WHERE object = 'own';
+SELECT esrs_handle_command('own', 'e5e50000-0000-4000-8000-000000000001', '{"n": 2}');
+
+-- a handler that no longer fits stops commands, not reading
+ALTER FUNCTION t_owner.on_event(esrs_event) SECURITY INVOKER;
+SELECT esrs_register_handler('own_handler', '{own}', 't_owner.on_event(esrs_event)');
+ALTER FUNCTION t_owner.on_event(esrs_event) STRICT;
+SELECT esrs_handle_command('own', 'e5e50000-0000-4000-8000-000000000001', '{"n": 3}');
+SELECT count(*) FROM esrs_events('own', 'e5e50000-0000-4000-8000-000000000001');
+SELECT severity, problem FROM esrs_check() WHERE object = 'own_handler';
+SELECT esrs_unregister_handler('own_handler');
+
 -- what an SQL function keeps must not outlive a change of role, or of search_path
 CREATE TABLE t_owner.rows_of (t text, owner name);
 INSERT INTO t_owner.rows_of VALUES ('of one', 'regress_esrs_one'), ('of two', 'regress_esrs_two');

@@ -182,7 +182,6 @@ esrs_aggregate_hash(const char *name)
 	return hash_bytes((const unsigned char *) name, strlen(name));
 }
 
-
 static CacheEntry *
 cache_entry(const char *name)
 {

@@ -109,7 +109,7 @@ report_table(const char *name, EsrsTableCondition condition, const EsrsTableInfo
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("aggregate \"%s\" has lost the tie to its events table %s",
 							name, info->table),
-					 errdetail("The default of the column \"position\" does not name the aggregate and its functions; DROP FUNCTION ... CASCADE has that effect."),
+					 errdetail("The default of the column \"position\" does not name the aggregate and its functions: one of them was dropped with CASCADE, or the default was changed."),
 					 errhint("Create what was dropped, then call esrs_check(), which repairs the default.")));
 			break;
 		case ESRS_TABLE_OK:
@@ -133,22 +133,19 @@ load_handlers(EsrsAggregate *agg)
 		EsrsHandler *handler = palloc0(sizeof(EsrsHandler));
 		bool		isnull;
 		Datum		types;
-		Oid			oid;
 
 		handler->name = text_column(agg->context, i, 1);
 		handler->signature = text_column(agg->context, i, 2);
 		handler->delete_signature = text_column(agg->context, i, 3);
-		oid = esrs_function_find(handler->signature);
-		if (OidIsValid(oid))
-			handler->set_based = esrs_handler_check(oid, ext->event_type, ext->event_array_type);
-		esrs_function_init(&handler->function, oid, agg->context);
+		/* one that is missing or does not fit stops commands, not reading */
+		esrs_function_init(&handler->function,
+						   esrs_handler_find(handler->signature, ext->event_type,
+											 ext->event_array_type, &handler->set_based),
+						   agg->context);
 		if (handler->delete_signature != NULL)
-		{
-			oid = esrs_function_find(handler->delete_signature);
-			if (OidIsValid(oid))
-				esrs_handler_check_delete(oid);
-			esrs_function_init(&handler->delete_function, oid, agg->context);
-		}
+			esrs_function_init(&handler->delete_function,
+							   esrs_handler_find_delete(handler->delete_signature),
+							   agg->context);
 		types = esrs_spi_column(i, 4, &isnull);
 		if (!isnull)
 		{

@@ -158,6 +158,15 @@ repair_default(Findings *f, Subject *s)
 			return;
 		}
 		esrs_routine_check_function(i, oid, esrs_extension()->handler_type);
+		if (!esrs_register_is_trusted(oid, info.owner))
+		{
+			report(f, "error", s->name,
+				   psprintf("%s function %s was created by another role",
+							esrs_callback_names[i], s->functions[i]),
+				   psprintf("If it is meant, call esrs_alter_aggregate('%s', ...) and name it.",
+							s->name));
+			return;
+		}
 		callbacks = lappend_oid(callbacks, oid);
 	}
 	if (!esrs_class_ownercheck(s->events, GetUserId()))
@@ -166,6 +175,10 @@ repair_default(Findings *f, Subject *s)
 			   "The owner of the table must call esrs_check().");
 		return;
 	}
+	if (s->functions[ESRS_CALLBACK_HANDLER] != NULL ||
+		s->functions[ESRS_CALLBACK_HANDLE_COMMAND] != NULL)
+		esrs_register_close_to_public(linitial_oid(callbacks), "command the aggregate",
+									  "EXECUTE on it is the right to command: GRANT it to the roles that may.");
 	esrs_spi_begin();
 	esrs_event_table_set_default(s->events, s->name, callbacks);
 	esrs_spi_end();

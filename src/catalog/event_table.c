@@ -2,7 +2,7 @@
  *
  * event_table.c
  *	  The table <name>_events: making it, adopting one that is there, tying it
- *	  to the callbacks, guarding it, and looking whether it is still right.
+ *	  to the callbacks, and guarding it.  event_table_inspect.c looks at it.
  *
  * All DDL here runs as the current user, so PostgreSQL itself checks that he
  * may do it, and the table is his.  The table is never a member of the

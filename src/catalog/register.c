@@ -258,6 +258,23 @@ esrs_register_is_open_definer(Oid function)
 }
 
 /*
+ * Is a function that was found by its name alone one of somebody whom the
+ * table's owner trusts anyway?
+ */
+bool
+esrs_register_is_trusted(Oid function, Oid owner)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			creator;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	creator = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return superuser_arg(creator) || is_member_of_role_nosuper(owner, creator);
+}
+
+/*
  * Take EXECUTE on a function away from PUBLIC, or tell who can.  "meaning" is
  * what everybody could do, "hint" what follows for those who need it.
  */
@@ -410,9 +427,12 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 	PG_RETURN_OID(events);
 }
 
-/* Take over the options that the JSON object names. */
+/*
+ * Take over the options that the JSON object names; tell which functions it
+ * names.
+ */
 static void
-overlay(EsrsAggregateOptions *o, Jsonb *json)
+overlay(EsrsAggregateOptions *o, Jsonb *json, bool *named)
 {
 	EsrsOptions *options = esrs_options_open(json, option_names, lengthof(option_names));
 	char	   *before[ESRS_CALLBACK_COUNT];
@@ -421,7 +441,8 @@ overlay(EsrsAggregateOptions *o, Jsonb *json)
 	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
 	{
 		esrs_options_text(options, esrs_callback_names[i], &o->callbacks[i], NULL);
-		if (o->callbacks[i] != before[i])
+		named[i] = o->callbacks[i] != before[i];
+		if (named[i])
 			o->functions[i] = InvalidOid;
 	}
 	esrs_options_jsonb(options, "initial_state", &o->initial_state);
@@ -446,6 +467,7 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 	EsrsTableCondition condition;
 	Oid			events;
 	bool		adopted;
+	bool		named[ESRS_CALLBACK_COUNT];
 
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
@@ -476,9 +498,22 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 		}
 	}
 	old = o;
-	overlay(&o, PG_GETARG_JSONB_P(1));
+	overlay(&o, PG_GETARG_JSONB_P(1), named);
 	check_options(&o);
-	if (old.functions[ESRS_CALLBACK_HANDLER] != o.functions[ESRS_CALLBACK_HANDLER] ||
+	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
+	{
+		/* found by its name, which the caller did not give now */
+		if (condition != ESRS_TABLE_OK && o.callbacks[i] != NULL &&
+			old.callbacks[i] != NULL && !named[i] &&
+			!esrs_register_is_trusted(o.functions[i], info.owner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("%s function %s was created by another role",
+							esrs_callback_names[i], o.callbacks[i]),
+					 errhint("If it is meant, name it in the options.")));
+	}
+	if (condition != ESRS_TABLE_OK ||
+		old.functions[ESRS_CALLBACK_HANDLER] != o.functions[ESRS_CALLBACK_HANDLER] ||
 		old.functions[ESRS_CALLBACK_HANDLE_COMMAND] != o.functions[ESRS_CALLBACK_HANDLE_COMMAND])
 		close_to_public(&o);
 

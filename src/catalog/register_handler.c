@@ -141,7 +141,6 @@ check_aggregates(List *aggregates)
 		if (!found)
 			esrs_aggregate_missing(name);
 
-
 		/*
 		 * As CREATE TRIGGER does: wait for commands in progress, which do not
 		 * know of the change, and keep new ones out until it is committed.

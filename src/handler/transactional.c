@@ -20,8 +20,10 @@
 #include "handler/transactional.h"
 
 #include "access/xact.h"
+#include "base/security.h"
 #include "base/uuid.h"
 #include "catalog/datum.h"
+#include "catalog/extension.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -73,12 +75,28 @@ handler_error_context(void *arg)
 	errcontext("event handler \"%s\"", ((EsrsHandler *) arg)->name);
 }
 
-/* Raise 42883: the function of a handler was dropped. */
+/*
+ * Raise 42883: the function of a handler was dropped; or, if one is there that
+ * cannot be it, say why.
+ */
 static void
-function_is_gone(EsrsAggregate *agg, const char *handler, const char *signature)
+function_is_gone(EsrsAggregate *agg, const char *handler, const char *signature, bool deletion)
 {
+	const EsrsExtension *ext = esrs_extension();
+	EsrsIdentity before;
+	Oid			other;
+
+	/* not as the caller, who may lack USAGE on its schema */
+	esrs_security_become(&before, ext->owner);
+	other = esrs_function_find(signature);
+	esrs_security_restore(&before);
+
 	/* it may be created again, which nothing tells */
 	agg->valid = false;
+	if (OidIsValid(other) && deletion)
+		esrs_handler_check_delete(other);
+	else if (OidIsValid(other))
+		(void) esrs_handler_check(other, ext->event_type, ext->event_array_type);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_FUNCTION),
 			 errmsg("function %s of event handler \"%s\" does not exist", signature, handler),
@@ -102,7 +120,8 @@ call_handler(EsrsAggregate *agg, EsrsHandler *handler, EsrsFunction *function,
 	/* a handler may have dropped it while events wait */
 	if (!OidIsValid(function->oid) ||
 		!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function->oid)))
-		function_is_gone(agg, handler->name, signature);
+		function_is_gone(agg, handler->name, signature,
+						 function == &handler->delete_function);
 	error_context.callback = handler_error_context;
 	error_context.arg = handler;
 	error_context.previous = error_context_stack;

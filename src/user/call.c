@@ -22,6 +22,7 @@
 #include "base/jsonb_codec.h"
 #include "base/security.h"
 #include "base/uuid.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "user/function.h"
 #include "utils/memutils.h"
@@ -77,6 +78,12 @@ call_error_context(void *arg)
 }
 
 /*
+ * What SPI_processed is while a callback runs.  SPI_connect() sets it to 0 and
+ * SPI_finish() puts it back, so it tells of a connection that was left open.
+ */
+#define SPI_UNTOUCHED	UINT64CONST(0xE545E545E545E545)
+
+/*
  * A callback must leave the transaction as it found it.  An open subtransaction
  * cannot be mended: what follows would not be committed, so the session ends.
  */
@@ -95,6 +102,10 @@ check_unbalanced(int nest_level, uint32 holdoff, uint32 cancel_holdoff)
 				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
 				 errmsg("callback left interrupts held off")));
 	}
+	if (SPI_processed != SPI_UNTOUCHED)
+		ereport(ERROR,
+				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
+				 errmsg("callback left SPI connected")));
 }
 
 /*
@@ -117,6 +128,7 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 	int			nest_level = GetCurrentTransactionNestLevel();
 	uint32		holdoff = InterruptHoldoffCount;
 	uint32		cancel_holdoff = QueryCancelHoldoffCount;
+	uint64		outer_processed = SPI_processed;
 
 	error_context.callback = call_error_context;
 	error_context.arg = call;
@@ -125,6 +137,7 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 	call->callback = callback;
 	esrs_security_note_settings(&settings);
 
+	SPI_processed = SPI_UNTOUCHED;
 	PG_TRY();
 	{
 		body(call, arg);
@@ -145,6 +158,7 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 	}
 	PG_END_TRY();
 
+	SPI_processed = outer_processed;
 	error_context_stack = error_context.previous;
 	call->callback = outer_callback;
 	esrs_json_pool_enter(outer);

@@ -10,7 +10,7 @@
  * unknown condition, so it is replaced.
  *
  * Rights are not checked here: a command checks EXECUTE once, on the function
- * that decides.
+ * that decides.  On callbacks and handlers it is asked at registration only.
  *
  *-------------------------------------------------------------------------
  */
@@ -84,18 +84,22 @@ esrs_function_signature(Oid function)
 	return format_procedure_qualified(function);
 }
 
-/*
- * Check that a function can be a certain callback: 42809 if it has another
- * kind or type, 22023 if it is STRICT or temporary.
- */
-void
-esrs_function_check(Oid function, const EsrsSignature *wanted)
+/* What keeps a function from being a certain callback. */
+typedef enum Misfit
+{
+	FITS,
+	WRONG_SIGNATURE,
+	IS_TEMPORARY,
+	IS_STRICT
+} Misfit;
+
+static Misfit
+compare_signature(Oid function, const EsrsSignature *wanted)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	Form_pg_proc proc;
 	bool		ok;
-	bool		strict;
-	bool		temporary;
+	Misfit		misfit = FITS;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", function);
@@ -107,30 +111,68 @@ esrs_function_check(Oid function, const EsrsSignature *wanted)
 		ok = OidIsValid(wanted->set_result) && proc->prorettype == wanted->set_result;
 	else if (ok)
 		ok = !OidIsValid(wanted->result) || proc->prorettype == wanted->result;
-	strict = proc->proisstrict;
-	temporary = isAnyTempNamespace(proc->pronamespace);
-	ReleaseSysCache(tuple);
-
 	if (!ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("function %s cannot be %s",
-						format_procedure(function), wanted->what),
-				 errdetail("It must be declared as %s.", wanted->wanted)));
-	if (temporary)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("function %s is temporary and cannot be %s",
-						format_procedure(function), wanted->what)));
-	if (strict)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("function %s is STRICT and cannot be %s",
-						format_procedure(function), wanted->what),
-				 errdetail("A strict function is not called when an argument is null, and its null result would be taken for an answer."),
-				 errhint("Use ALTER FUNCTION %s CALLED ON NULL INPUT.",
-						 format_procedure(function))));
+		misfit = WRONG_SIGNATURE;
+	else if (isAnyTempNamespace(proc->pronamespace))
+		misfit = IS_TEMPORARY;
+	else if (proc->proisstrict)
+		misfit = IS_STRICT;
+	ReleaseSysCache(tuple);
+	return misfit;
 }
+
+/*
+ * Check that a function can be a certain callback: 42809 if it has another
+ * kind or type, 22023 if it is STRICT or temporary.
+ */
+void
+esrs_function_check(Oid function, const EsrsSignature *wanted)
+{
+	switch (compare_signature(function, wanted))
+	{
+		case FITS:
+			break;
+		case WRONG_SIGNATURE:
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("function %s cannot be %s",
+							format_procedure(function), wanted->what),
+					 errdetail("It must be declared as %s.", wanted->wanted)));
+			break;
+		case IS_TEMPORARY:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("function %s is temporary and cannot be %s",
+							format_procedure(function), wanted->what)));
+			break;
+		case IS_STRICT:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("function %s is STRICT and cannot be %s",
+							format_procedure(function), wanted->what),
+					 errdetail("A strict function is not called when an argument is null, and its null result would be taken for an answer."),
+					 errhint("Use ALTER FUNCTION %s CALLED ON NULL INPUT.",
+							 format_procedure(function))));
+			break;
+	}
+}
+
+static EsrsSignature
+handler_signature(Oid argument)
+{
+	EsrsSignature wanted = {
+		"an event handler",
+		"handler(esrs_event), or handler(esrs_event[]) for all events of a command at once",
+		1, {argument, InvalidOid}, InvalidOid, InvalidOid
+	};
+
+	return wanted;
+}
+
+static const EsrsSignature delete_signature = {
+	"a delete handler", "delete_handler(aggregate_id uuid)",
+	1, {UUIDOID, InvalidOid}, InvalidOid, InvalidOid
+};
 
 /*
  * Check that a function can be an event handler.  True if it takes all events
@@ -139,31 +181,48 @@ esrs_function_check(Oid function, const EsrsSignature *wanted)
 bool
 esrs_handler_check(Oid function, Oid event_type, Oid event_array_type)
 {
-	EsrsSignature wanted = {
-		"an event handler",
-		"handler(esrs_event), or handler(esrs_event[]) for all events of a command at once",
-		1, {event_type, InvalidOid}, InvalidOid, InvalidOid
-	};
-	Oid		   *arguments;
-	int			nargs;
+	EsrsSignature wanted = handler_signature(event_array_type);
+	bool		set_based = compare_signature(function, &wanted) != WRONG_SIGNATURE;
 
-	(void) get_func_signature(function, &arguments, &nargs);
-	if (nargs == 1 && arguments[0] == event_array_type)
-		wanted.args[0] = event_array_type;
+	if (!set_based)
+		wanted = handler_signature(event_type);
 	esrs_function_check(function, &wanted);
-	return wanted.args[0] == event_array_type;
+	return set_based;
 }
 
 /* Check that a function can be called when an instance was deleted. */
 void
 esrs_handler_check_delete(Oid function)
 {
-	static const EsrsSignature wanted = {
-		"a delete handler", "delete_handler(aggregate_id uuid)",
-		1, {UUIDOID, InvalidOid}, InvalidOid, InvalidOid
-	};
+	esrs_function_check(function, &delete_signature);
+}
 
-	esrs_function_check(function, &wanted);
+/*
+ * The function of a handler's signature, or InvalidOid if there is none that
+ * can be it.  *set_based tells whether it takes all events at once.
+ */
+Oid
+esrs_handler_find(const char *signature, Oid event_type, Oid event_array_type, bool *set_based)
+{
+	Oid			function = esrs_function_find(signature);
+	EsrsSignature wanted = handler_signature(event_array_type);
+
+	*set_based = OidIsValid(function) && compare_signature(function, &wanted) == FITS;
+	wanted = handler_signature(event_type);
+	if (!OidIsValid(function) || *set_based || compare_signature(function, &wanted) == FITS)
+		return function;
+	return InvalidOid;
+}
+
+/* The same for a delete handler. */
+Oid
+esrs_handler_find_delete(const char *signature)
+{
+	Oid			function = esrs_function_find(signature);
+
+	if (!OidIsValid(function) || compare_signature(function, &delete_signature) == FITS)
+		return function;
+	return InvalidOid;
 }
 
 /* Make a function ready; its FmgrInfo will live below "parent". */

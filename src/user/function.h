@@ -44,6 +44,9 @@ extern char *esrs_function_signature(Oid function);
 extern void esrs_function_check(Oid function, const EsrsSignature *wanted);
 extern bool esrs_handler_check(Oid function, Oid event_type, Oid event_array_type);
 extern void esrs_handler_check_delete(Oid function);
+extern Oid	esrs_handler_find(const char *signature, Oid event_type, Oid event_array_type,
+							  bool *set_based);
+extern Oid	esrs_handler_find_delete(const char *signature);
 extern void esrs_function_init(EsrsFunction *function, Oid oid, MemoryContext parent);
 extern uint64 esrs_function_enter_epoch(uint64 epoch);
 extern uint64 esrs_function_new_epoch(void);
