@@ -128,6 +128,8 @@ CREATE TABLE esrs.handlers (
     max_attempts int NOT NULL,
     start_at text NOT NULL,
     run_as regrole NOT NULL,
+    handler_owner regrole NOT NULL,
+    delete_handler_owner regrole,
     registered_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 
@@ -162,6 +164,8 @@ COMMENT ON TABLE esrs.handlers IS 'registered event handlers';
 COMMENT ON TABLE esrs.commands IS 'commands that came with a command_id; old rows may be deleted, which ends their protection against repetition';
 COMMENT ON COLUMN esrs.commands.events IS 'how many events the command brought about, the last of them sequence_number';
 COMMENT ON COLUMN esrs.aggregates.registered_by IS 'who may change the aggregate when its table is gone';
+COMMENT ON COLUMN esrs.handlers.handler_owner IS 'who owned the function when it was named; one of another owner is not called';
+COMMENT ON COLUMN esrs.handlers.delete_handler_owner IS 'the same for delete_handler';
 COMMENT ON TABLE esrs.deletions IS 'deleted instances, as the feed tells them';
 
 SELECT pg_catalog.pg_extension_config_dump('esrs.position_seq', '');
@@ -432,19 +436,31 @@ AS 'MODULE_PATHNAME', 'esrs_check';
 -- Views
 -- ---------------------------------------------------------------------------
 
+-- As people write it, and as it is stored where they may not look.
+CREATE FUNCTION esrs.readable_signature(signature text)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(
+    CASE WHEN pg_catalog.has_schema_privilege(
+             (SELECT n.oid FROM pg_catalog.pg_namespace n
+               WHERE n.nspname OPERATOR(pg_catalog.=) (pg_catalog.parse_ident(signature, false))[1]),
+             'USAGE')
+         THEN pg_catalog.to_regprocedure(signature)::text END,
+    signature);
+
 CREATE VIEW @extschema@.esrs_aggregates AS
 SELECT a.name,
        a.events,
        CASE WHEN a.handler IS NOT NULL THEN 'c'
             WHEN a.handle_command IS NOT NULL THEN 'sql'
             ELSE 'store' END AS kind,
-       coalesce(pg_catalog.to_regprocedure(a.handler)::text, a.handler) AS handler,
-       coalesce(pg_catalog.to_regprocedure(a.handle_command)::text, a.handle_command) AS handle_command,
-       coalesce(pg_catalog.to_regprocedure(a.apply_event)::text, a.apply_event) AS apply_event,
+       esrs.readable_signature(a.handler) AS handler,
+       esrs.readable_signature(a.handle_command) AS handle_command,
+       esrs.readable_signature(a.apply_event) AS apply_event,
        a.initial_state,
-       coalesce(pg_catalog.to_regprocedure(a.upcast)::text, a.upcast) AS upcast,
-       coalesce(pg_catalog.to_regprocedure(a.from_event)::text, a.from_event) AS from_event,
-       coalesce(pg_catalog.to_regprocedure(a.to_event)::text, a.to_event) AS to_event,
+       esrs.readable_signature(a.upcast) AS upcast,
+       esrs.readable_signature(a.from_event) AS from_event,
+       esrs.readable_signature(a.to_event) AS to_event,
        a.event_version, a.snapshot_every,
        a.event_id_format, a.event_type_path, a.unique_event_id, a.append_only,
        a.notify, a.notify_payload, a.adopted, a.registered_by, a.registered_at
@@ -452,8 +468,8 @@ SELECT a.name,
 
 CREATE VIEW @extschema@.esrs_handlers AS
 SELECT h.name, h.mode, h.aggregates,
-       coalesce(pg_catalog.to_regprocedure(h.handler)::text, h.handler) AS handler,
-       coalesce(pg_catalog.to_regprocedure(h.delete_handler)::text, h.delete_handler) AS delete_handler,
+       esrs.readable_signature(h.handler) AS handler,
+       esrs.readable_signature(h.delete_handler) AS delete_handler,
        h.event_types,
        h.replayable, h.ordering, h.partitions, h.batch_size, h.on_error,
        h.max_attempts, h.start_at, h.run_as, h.ordinal, h.registered_at
@@ -497,6 +513,7 @@ COMMENT ON FUNCTION esrs.aggregate_handler_in(cstring) IS 'I/O';
 COMMENT ON FUNCTION esrs.aggregate_handler_out(esrs.aggregate_handler) IS 'I/O';
 COMMENT ON FUNCTION esrs.catalog_changed() IS 'trigger: tells all backends that a catalog of esrs has changed';
 COMMENT ON FUNCTION esrs.next_position(text, regprocedure[]) IS 'default of the column "position" of events tables';
+COMMENT ON FUNCTION esrs.readable_signature(text) IS 'a stored signature as the search_path lets one write it';
 COMMENT ON FUNCTION esrs.append_only() IS 'trigger: guards an events table against UPDATE, DELETE and TRUNCATE';
 COMMENT ON FUNCTION @extschema@.esrs_register_aggregate(text, text, text, text, jsonb, text, text, text, int, int, text, text, boolean, boolean, text, text, boolean) IS 'register an aggregate and create, or adopt, its events table';
 COMMENT ON FUNCTION @extschema@.esrs_alter_aggregate(text, jsonb) IS 'change options of an aggregate; an absent key is left as it is, null restores the default';

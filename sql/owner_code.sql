@@ -142,6 +142,30 @@ SELECT count(*) FROM esrs_events('own', 'e5e50000-0000-4000-8000-000000000001');
 SELECT severity, problem FROM esrs_check() WHERE object = 'own_handler';
 SELECT esrs_unregister_handler('own_handler');
 
+-- nor is a handler that somebody else made in the place of a dropped one
+ALTER FUNCTION t_owner.on_event(esrs_event) CALLED ON NULL INPUT;
+SELECT esrs_register_handler('own_handler', '{own}', 't_owner.on_event(esrs_event)');
+DROP FUNCTION t_owner.on_event(esrs_event);
+SET ROLE regress_esrs_one;
+CREATE FUNCTION t_owner.on_event(esrs_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN RAISE WARNING 'the impostor runs as another role'; END $$;
+RESET ROLE;
+SELECT esrs_handle_command('own', 'e5e50000-0000-4000-8000-000000000001', '{"n": 4}');
+SELECT severity, problem FROM esrs_check() WHERE object = 'own_handler';
+SELECT esrs_alter_handler('own_handler', '{"handler": "t_owner.on_event(esrs_event)"}');
+SELECT esrs_handle_command('own', 'e5e50000-0000-4000-8000-000000000001', '{"n": 4}');
+SELECT esrs_unregister_handler('own_handler');
+
+-- the views are for everybody, also where schemas are not
+CREATE SCHEMA t_owner_private;
+CREATE FUNCTION t_owner_private.on_event(esrs_event) RETURNS void LANGUAGE sql BEGIN ATOMIC SELECT; END;
+SELECT esrs_register_handler('private_handler', '{own}', 't_owner_private.on_event(esrs_event)');
+SET ROLE regress_esrs_two;
+SELECT name, handler FROM esrs_handlers WHERE name = 'private_handler';
+RESET ROLE;
+SELECT esrs_unregister_handler('private_handler');
+DROP SCHEMA t_owner_private CASCADE;
+
 -- what an SQL function keeps must not outlive a change of role, or of search_path
 CREATE TABLE t_owner.rows_of (t text, owner name);
 INSERT INTO t_owner.rows_of VALUES ('of one', 'regress_esrs_one'), ('of two', 'regress_esrs_two');

@@ -64,7 +64,7 @@ SELECT proname, kind, volatility, parallel, strict, definer, config
     <> ('f', 'v', 'u', false, false, true)
  ORDER BY proname COLLATE "C";
 
--- none is SECURITY DEFINER, none has settings, all are in C
+-- none is SECURITY DEFINER, none has settings, all are in C but one with a BEGIN ATOMIC body
 SELECT count(*) FILTER (WHERE prosecdef) AS definer,
        count(*) FILTER (WHERE proconfig IS NOT NULL) AS with_settings,
        count(*) FILTER (WHERE prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c')) AS not_c

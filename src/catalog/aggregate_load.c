@@ -117,11 +117,30 @@ report_table(const char *name, EsrsTableCondition condition, const EsrsTableInfo
 	}
 }
 
+/*
+ * A handler's function, or InvalidOid if it is neither that of the owner in the
+ * given column nor of somebody whom the registering role trusts: it was found
+ * by its name alone, and may be a stranger's in the place of a dropped one.
+ */
+static Oid
+only_trusted(Oid function, uint64 row, int owner_column)
+{
+	bool		isnull;
+	Oid			owner = DatumGetObjectId(esrs_spi_column(row, owner_column, &isnull));
+	Oid			run_as = DatumGetObjectId(esrs_spi_column(row, 7, &isnull));
+
+	if (OidIsValid(function) && esrs_function_owner(function) != owner &&
+		!esrs_function_is_trusted(function, run_as))
+		return InvalidOid;
+	return function;
+}
+
 static void
 load_handlers(EsrsAggregate *agg)
 {
 	const EsrsExtension *ext = esrs_extension();
-	uint64		n = query_catalog("SELECT name, handler, delete_handler, event_types"
+	uint64		n = query_catalog("SELECT name, handler, delete_handler, event_types,"
+								  " handler_owner, delete_handler_owner, run_as"
 								  " FROM esrs.handlers"
 								  " WHERE mode OPERATOR(pg_catalog.=) 'transactional'"
 								  " AND $1 OPERATOR(pg_catalog.=) ANY (aggregates)"
@@ -133,19 +152,21 @@ load_handlers(EsrsAggregate *agg)
 		EsrsHandler *handler = palloc0(sizeof(EsrsHandler));
 		bool		isnull;
 		Datum		types;
+		Oid			oid;
 
 		handler->name = text_column(agg->context, i, 1);
 		handler->signature = text_column(agg->context, i, 2);
 		handler->delete_signature = text_column(agg->context, i, 3);
 		/* one that is missing or does not fit stops commands, not reading */
-		esrs_function_init(&handler->function,
-						   esrs_handler_find(handler->signature, ext->event_type,
-											 ext->event_array_type, &handler->set_based),
-						   agg->context);
+		oid = esrs_handler_find(handler->signature, ext->event_type,
+								ext->event_array_type, &handler->set_based);
+		esrs_function_init(&handler->function, only_trusted(oid, i, 5), agg->context);
 		if (handler->delete_signature != NULL)
-			esrs_function_init(&handler->delete_function,
-							   esrs_handler_find_delete(handler->delete_signature),
+		{
+			oid = esrs_handler_find_delete(handler->delete_signature);
+			esrs_function_init(&handler->delete_function, only_trusted(oid, i, 6),
 							   agg->context);
+		}
 		types = esrs_spi_column(i, 4, &isnull);
 		if (!isnull)
 		{

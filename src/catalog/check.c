@@ -43,6 +43,8 @@ typedef struct Subject
 	char	   *name;
 	Oid			events;
 	char	   *functions[ESRS_CALLBACK_COUNT]; /* signatures, or NULL */
+	Oid			owners[2];		/* of a handler's functions */
+	Oid			run_as;			/* of a handler */
 } Subject;
 
 typedef struct Findings
@@ -65,7 +67,10 @@ report(Findings *f, const char *severity, const char *object, const char *proble
 	tuplestore_putvalues(f->store, f->desc, values, nulls);
 }
 
-/* Read all subjects: name, table, and n signatures. */
+/*
+ * Read all subjects: name, table, and n signatures; for handlers, which have
+ * two, also the owners of both and the role that registered them.
+ */
 static Subject *
 read_subjects(const char *query, int nfunctions, uint64 *n)
 {
@@ -85,6 +90,10 @@ read_subjects(const char *query, int nfunctions, uint64 *n)
 		subjects[i].events = isnull ? InvalidOid : DatumGetObjectId(events);
 		for (int j = 0; j < nfunctions; j++)
 			subjects[i].functions[j] = esrs_spi_text(i, 3 + j);
+		for (int j = 0; nfunctions == 2 && j < 2; j++)
+			subjects[i].owners[j] = DatumGetObjectId(esrs_spi_column(i, 5 + j, &isnull));
+		if (nfunctions == 2)
+			subjects[i].run_as = DatumGetObjectId(esrs_spi_column(i, 7, &isnull));
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);
@@ -158,7 +167,7 @@ repair_default(Findings *f, Subject *s)
 			return;
 		}
 		esrs_routine_check_function(i, oid, esrs_extension()->handler_type);
-		if (!esrs_register_is_trusted(oid, info.owner))
+		if (!esrs_function_is_trusted(oid, info.owner))
 		{
 			report(f, "error", s->name,
 				   psprintf("%s function %s was created by another role",
@@ -319,6 +328,15 @@ check_handler(Findings *f, Subject *s)
 							s->name));
 			continue;
 		}
+		if (esrs_function_owner(oid) != s->owners[i] &&
+			!esrs_function_is_trusted(oid, s->run_as))
+		{
+			report(f, "error", s->name,
+				   psprintf("function %s of event handler \"%s\" was created by another role",
+							s->functions[i], s->name),
+				   psprintf("If it is meant, name it again with esrs_alter_handler('%s', ...).", s->name));
+			continue;
+		}
 		if (i == 0)
 			(void) esrs_handler_check(oid, ext->event_type, ext->event_array_type);
 		else
@@ -391,7 +409,8 @@ esrs_check(PG_FUNCTION_ARGS)
 		check_contained(&f, &subjects[i], repair_default);
 		check_contained(&f, &subjects[i], check_aggregate);
 	}
-	subjects = read_subjects("SELECT name, NULL::pg_catalog.regclass, handler, delete_handler"
+	subjects = read_subjects("SELECT name, NULL::pg_catalog.regclass, handler, delete_handler,"
+							 " handler_owner, delete_handler_owner, run_as"
 							 " FROM esrs.handlers ORDER BY ordinal", 2, &n);
 	for (uint64 i = 0; i < n; i++)
 		check_contained(&f, &subjects[i], check_handler);

@@ -258,23 +258,6 @@ esrs_register_is_open_definer(Oid function)
 }
 
 /*
- * Is a function that was found by its name alone one of somebody whom the
- * table's owner trusts anyway?
- */
-bool
-esrs_register_is_trusted(Oid function, Oid owner)
-{
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid			creator;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	creator = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
-	return superuser_arg(creator) || is_member_of_role_nosuper(owner, creator);
-}
-
-/*
  * Take EXECUTE on a function away from PUBLIC, or tell who can.  "meaning" is
  * what everybody could do, "hint" what follows for those who need it.
  */
@@ -505,7 +488,7 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 		/* found by its name, which the caller did not give now */
 		if (condition != ESRS_TABLE_OK && o.callbacks[i] != NULL &&
 			old.callbacks[i] != NULL && !named[i] &&
-			!esrs_register_is_trusted(o.functions[i], info.owner))
+			!esrs_function_is_trusted(o.functions[i], info.owner))
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("%s function %s was created by another role",

@@ -23,7 +23,6 @@ extern bool esrs_register_lock_owned(const char *aggregate, Oid events, Oid regi
 									 LOCKMODE mode);
 extern bool esrs_register_public_may_execute(Oid function);
 extern bool esrs_register_is_open_definer(Oid function);
-extern bool esrs_register_is_trusted(Oid function, Oid owner);
 extern void esrs_register_close_to_public(Oid function, const char *meaning, const char *hint);
 
 #endif							/* ESRS_CATALOG_REGISTER_H */

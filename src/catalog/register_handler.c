@@ -43,6 +43,8 @@ typedef struct HandlerOptions
 	char	   *on_error;
 	int32		max_attempts;
 	char	   *start_at;
+	Oid			handler_owner;
+	Oid			delete_handler_owner;	/* InvalidOid: there is none */
 } HandlerOptions;
 
 static const char *const option_names[] = {
@@ -159,7 +161,7 @@ close_definer(Oid function)
 
 /* Resolve a handler's function and check it; returns the signature to store. */
 static char *
-check_handler_function(const char *signature)
+check_handler_function(const char *signature, Oid *owner)
 {
 	const EsrsExtension *ext = esrs_extension();
 	Oid			function = esrs_function_parse(signature);
@@ -167,17 +169,19 @@ check_handler_function(const char *signature)
 	(void) esrs_handler_check(function, ext->event_type, ext->event_array_type);
 	esrs_register_check_execute(function);
 	close_definer(function);
+	*owner = esrs_function_owner(function);
 	return esrs_function_signature(function);
 }
 
 static char *
-check_delete_function(const char *signature)
+check_delete_function(const char *signature, Oid *owner)
 {
 	Oid			function = esrs_function_parse(signature);
 
 	esrs_handler_check_delete(function);
 	esrs_register_check_execute(function);
 	close_definer(function);
+	*owner = esrs_function_owner(function);
 	return esrs_function_signature(function);
 }
 
@@ -212,23 +216,25 @@ check_options(HandlerOptions *o, bool new_handler, bool new_delete_handler)
 				 errmsg("a transactional event handler can only start at \"now\"")));
 	check_aggregates(o->aggregates);
 	if (new_handler)
-		o->handler = check_handler_function(o->handler);
-	if (o->delete_handler != NULL && new_delete_handler)
-		o->delete_handler = check_delete_function(o->delete_handler);
+		o->handler = check_handler_function(o->handler, &o->handler_owner);
+	if (o->delete_handler == NULL)
+		o->delete_handler_owner = InvalidOid;
+	else if (new_delete_handler)
+		o->delete_handler = check_delete_function(o->delete_handler, &o->delete_handler_owner);
 }
 
 /* ------------------------------------------------------------------------
  * The row in the catalog
  * ------------------------------------------------------------------------
  */
-#define ROW_COLUMNS		14
+#define ROW_COLUMNS		16
 
 static void
 write_row(const char *name, HandlerOptions *o, bool update)
 {
 	Oid			types[ROW_COLUMNS] = {TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID,
 		TEXTARRAYOID, BOOLOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INT4OID, TEXTOID,
-	OIDOID};
+	OIDOID, OIDOID, OIDOID};
 	Datum		values[ROW_COLUMNS];
 	char		nulls[ROW_COLUMNS];
 	Oid			caller = GetUserId();
@@ -250,7 +256,10 @@ write_row(const char *name, HandlerOptions *o, bool update)
 	values[10] = CStringGetTextDatum(o->on_error);
 	values[11] = Int32GetDatum(o->max_attempts);
 	values[12] = CStringGetTextDatum(o->start_at);
-	values[13] = ObjectIdGetDatum(caller);
+	values[13] = ObjectIdGetDatum(o->handler_owner);
+	values[14] = ObjectIdGetDatum(o->delete_handler_owner);
+	nulls[14] = OidIsValid(o->delete_handler_owner) ? ' ' : 'n';
+	values[15] = ObjectIdGetDatum(caller);
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
@@ -258,13 +267,17 @@ write_row(const char *name, HandlerOptions *o, bool update)
 					 "UPDATE esrs.handlers SET aggregates = $2, handler = $3, mode = $4,"
 					 " delete_handler = $5, event_types = $6, replayable = $7,"
 					 " ordering = $8, partitions = $9, batch_size = $10, on_error = $11,"
-					 " max_attempts = $12, start_at = $13"
+					 " max_attempts = $12, start_at = $13,"
+					 " handler_owner = $14::pg_catalog.regrole,"
+					 " delete_handler_owner = $15::pg_catalog.regrole"
 					 " WHERE name OPERATOR(pg_catalog.=) $1" :
 					 "INSERT INTO esrs.handlers (name, aggregates, handler, mode,"
 					 " delete_handler, event_types, replayable, ordering, partitions,"
-					 " batch_size, on_error, max_attempts, start_at, run_as)"
+					 " batch_size, on_error, max_attempts, start_at,"
+					 " handler_owner, delete_handler_owner, run_as)"
 					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-					 " $14::pg_catalog.regrole)",
+					 " $14::pg_catalog.regrole, $15::pg_catalog.regrole,"
+					 " $16::pg_catalog.regrole)",
 					 update ? ROW_COLUMNS - 1 : ROW_COLUMNS,
 					 types, values, nulls,
 					 update ? SPI_OK_UPDATE : SPI_OK_INSERT) != 1)
@@ -306,7 +319,7 @@ read_row(const char *name, HandlerOptions *o)
 	esrs_spi_begin();
 	found = esrs_spi_run("SELECT aggregates, handler, mode, delete_handler, event_types,"
 						 " replayable, ordering, partitions, batch_size, on_error,"
-						 " max_attempts, start_at"
+						 " max_attempts, start_at, handler_owner, delete_handler_owner"
 						 " FROM esrs.handlers WHERE name OPERATOR(pg_catalog.=) $1",
 						 1, types, values, NULL, SPI_OK_SELECT) > 0;
 	if (found)
@@ -323,6 +336,10 @@ read_row(const char *name, HandlerOptions *o)
 		o->on_error = esrs_spi_text(0, 10);
 		o->max_attempts = DatumGetInt32(esrs_spi_column(0, 11, &isnull));
 		o->start_at = esrs_spi_text(0, 12);
+		o->handler_owner = DatumGetObjectId(esrs_spi_column(0, 13, &isnull));
+		o->delete_handler_owner = DatumGetObjectId(esrs_spi_column(0, 14, &isnull));
+		if (isnull)
+			o->delete_handler_owner = InvalidOid;
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);

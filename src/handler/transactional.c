@@ -97,6 +97,13 @@ function_is_gone(EsrsAggregate *agg, const char *handler, const char *signature,
 		esrs_handler_check_delete(other);
 	else if (OidIsValid(other))
 		(void) esrs_handler_check(other, ext->event_type, ext->event_array_type);
+	if (OidIsValid(other))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function %s of event handler \"%s\" was created by another role",
+						signature, handler),
+				 errhint("If it is meant, name it again with esrs_alter_handler('%s', ...).",
+						 handler)));
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_FUNCTION),
 			 errmsg("function %s of event handler \"%s\" does not exist", signature, handler),

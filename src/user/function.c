@@ -84,6 +84,31 @@ esrs_function_signature(Oid function)
 	return format_procedure_qualified(function);
 }
 
+Oid
+esrs_function_owner(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * Is a function that was found by its name alone one of somebody whom the role
+ * trusts anyway?
+ */
+bool
+esrs_function_is_trusted(Oid function, Oid role)
+{
+	Oid			owner = esrs_function_owner(function);
+
+	return superuser_arg(owner) || is_member_of_role_nosuper(role, owner);
+}
+
 /* What keeps a function from being a certain callback. */
 typedef enum Misfit
 {

@@ -41,6 +41,8 @@ typedef struct EsrsSignature
 extern Oid	esrs_function_parse(const char *signature);
 extern Oid	esrs_function_find(const char *signature);
 extern char *esrs_function_signature(Oid function);
+extern Oid	esrs_function_owner(Oid function);
+extern bool esrs_function_is_trusted(Oid function, Oid role);
 extern void esrs_function_check(Oid function, const EsrsSignature *wanted);
 extern bool esrs_handler_check(Oid function, Oid event_type, Oid event_array_type);
 extern void esrs_handler_check_delete(Oid function);
