@@ -17,7 +17,6 @@
 #include "esrs.h"
 
 #include "miscadmin.h"
-#include "utils/memutils.h"
 
 #define SOME_TEXT "a string that is long enough for json-c to allocate memory of its own"
 
@@ -72,7 +71,9 @@ leaky_handle(EsrsCall *call, const void *state, EsrsJson *command)
 			CHECK_FOR_INTERRUPTS();
 	}
 	if (strcmp(mode, "palloc") == 0)
-		(void) MemoryContextAllocHuge(CurrentMemoryContext, (Size) 1 << 60);
+		ereport(ERROR,			/* as palloc() does when malloc() fails */
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
 	if (strcmp(mode, "malloc") == 0)
 		(void) json_object_new_array_ext(-1);	/* json-c answers NULL */
 	if (strcmp(mode, "reject") == 0)

@@ -15,7 +15,7 @@
 /* More instances than this in one call, and the whole table is locked. */
 #define ESRS_LOCK_MANY		256
 
-/* The same for one transaction, command by command. */
+/* As many instances, locked one by one in a transaction, and the table is tried. */
 #define ESRS_LOCK_ESCALATE	1000
 
 extern void esrs_lock_instance(EsrsAggregate *agg, const pg_uuid_t *id);

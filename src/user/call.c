@@ -7,7 +7,8 @@
  * The frame gives the callback its memory and its pool of json-c objects, adds
  * a line to the context of its errors (aggregate, instance and callback, never
  * a payload), and notices when it changed a setting that decides about rights,
- * durability or visibility.
+ * durability or visibility, or did not leave subtransactions, interrupts and
+ * SPI as it found them.
  *
  * What the callbacks mean is not known here, see callback.c.
  *
