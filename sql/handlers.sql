@@ -205,7 +205,23 @@ SELECT esrs_handle_command('handlers_one', :d, '{"come": 6}');
 ROLLBACK;
 SELECT esrs_handle_command('handlers_one', :d, '{"come": 7}');
 SELECT * FROM shown();
+-- gone when the aggregate was read, and there again at the next command
+DROP FUNCTION come_and_go(esrs_event);
+SELECT count(*) > 0 AS read FROM esrs_events('handlers_one', :d);
+SELECT esrs_handle_command('handlers_two', :d, '{"other": 2}');
+CREATE FUNCTION come_and_go(e esrs_event) RETURNS void LANGUAGE sql AS $$SELECT note('fifth version', e)$$;
+SELECT esrs_handle_command('handlers_one', :d, '{"come": 8}');
+SELECT * FROM shown();
 SELECT esrs_unregister_handler('h_come_and_go');
+-- the same for one that takes all events at once
+CREATE FUNCTION all_at_once(e esrs_event[]) RETURNS void LANGUAGE sql AS $$SELECT note('the set', e[1])$$;
+SELECT esrs_register_handler('h_all_at_once', '{handlers_one}', 'all_at_once(esrs_event[])');
+DROP FUNCTION all_at_once(esrs_event[]);
+SELECT count(*) > 0 AS read FROM esrs_events('handlers_one', :d);
+CREATE FUNCTION all_at_once(e esrs_event[]) RETURNS void LANGUAGE sql AS $$SELECT note('the set again', e[1])$$;
+SELECT esrs_handle_command('handlers_one', :d, '{"come": 9}');
+SELECT * FROM shown();
+SELECT esrs_unregister_handler('h_all_at_once');
 
 SELECT esrs_unregister_aggregate('handlers_' || x, drop_events => true) FROM unnest('{one,two,three}'::text[]) AS x;
 DROP SCHEMA esrs_handlers_test CASCADE;

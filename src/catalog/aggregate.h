@@ -37,6 +37,9 @@ typedef struct EsrsHandler
 	EsrsFunction function;		/* oid InvalidOid: the function is gone */
 	EsrsFunction delete_function;
 	bool		set_based;		/* takes all events of a command at once */
+	Oid			owner;			/* of the function when it was named */
+	Oid			delete_owner;
+	Oid			run_as;			/* who registered the handler */
 	List	   *event_types;	/* of char *; NIL: all */
 } EsrsHandler;
 

@@ -117,22 +117,21 @@ report_table(const char *name, EsrsTableCondition condition, const EsrsTableInfo
 	}
 }
 
-/*
- * A handler's function, or InvalidOid if it is neither that of the owner in the
- * given column nor of somebody whom the registering role trusts: it was found
- * by its name alone, and may be a stranger's in the place of a dropped one.
- */
+/* A handler's function, or InvalidOid if it is not to be trusted. */
 static Oid
-only_trusted(Oid function, uint64 row, int owner_column)
+only_trusted(Oid function, EsrsHandler *handler, bool deletion)
+{
+	return OidIsValid(function) && esrs_aggregate_trusts(handler, function, deletion) ?
+		function : InvalidOid;
+}
+
+static Oid
+role_column(uint64 row, int column)
 {
 	bool		isnull;
-	Oid			owner = DatumGetObjectId(esrs_spi_column(row, owner_column, &isnull));
-	Oid			run_as = DatumGetObjectId(esrs_spi_column(row, 7, &isnull));
+	Datum		value = esrs_spi_column(row, column, &isnull);
 
-	if (OidIsValid(function) && esrs_function_owner(function) != owner &&
-		!esrs_function_is_trusted(function, run_as))
-		return InvalidOid;
-	return function;
+	return isnull ? InvalidOid : DatumGetObjectId(value);
 }
 
 static void
@@ -157,14 +156,17 @@ load_handlers(EsrsAggregate *agg)
 		handler->name = text_column(agg->context, i, 1);
 		handler->signature = text_column(agg->context, i, 2);
 		handler->delete_signature = text_column(agg->context, i, 3);
+		handler->owner = role_column(i, 5);
+		handler->delete_owner = role_column(i, 6);
+		handler->run_as = role_column(i, 7);
 		/* one that is missing or does not fit stops commands, not reading */
 		oid = esrs_handler_find(handler->signature, ext->event_type,
 								ext->event_array_type, &handler->set_based);
-		esrs_function_init(&handler->function, only_trusted(oid, i, 5), agg->context);
+		esrs_function_init(&handler->function, only_trusted(oid, handler, false), agg->context);
 		if (handler->delete_signature != NULL)
 		{
 			oid = esrs_handler_find_delete(handler->delete_signature);
-			esrs_function_init(&handler->delete_function, only_trusted(oid, i, 6),
+			esrs_function_init(&handler->delete_function, only_trusted(oid, handler, true),
 							   agg->context);
 		}
 		types = esrs_spi_column(i, 4, &isnull);
@@ -254,6 +256,19 @@ load_functions(EsrsAggregate *agg, const bool *given, const EsrsTableInfo *info)
 		report_table(agg->name, ESRS_TABLE_NO_DEFAULT, info);
 	if (agg->routine.kind == ESRS_KIND_C)
 		esrs_routine_load_c(&agg->routine);
+}
+
+/*
+ * Is a function, which was found by a handler's signature, that of the owner
+ * who had it when the handler was registered, or of somebody whom the
+ * registering role trusts?  It may be a stranger's in the place of a dropped
+ * one.
+ */
+bool
+esrs_aggregate_trusts(const EsrsHandler *handler, Oid function, bool deletion)
+{
+	return esrs_function_owner(function) == (deletion ? handler->delete_owner : handler->owner) ||
+		esrs_function_is_trusted(function, handler->run_as);
 }
 
 /*

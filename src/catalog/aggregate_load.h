@@ -13,5 +13,6 @@
 #include "catalog/aggregate.h"
 
 extern bool esrs_aggregate_load(EsrsAggregate *agg);
+extern bool esrs_aggregate_trusts(const EsrsHandler *handler, Oid function, bool deletion);
 
 #endif							/* ESRS_CATALOG_AGGREGATE_LOAD_H */

@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "base/security.h"
 #include "base/uuid.h"
+#include "catalog/aggregate_load.h"
 #include "catalog/datum.h"
 #include "catalog/extension.h"
 #include "miscadmin.h"
@@ -76,39 +77,42 @@ handler_error_context(void *arg)
 }
 
 /*
- * Raise 42883: the function of a handler was dropped; or, if one is there that
- * cannot be it, say why.
+ * A handler's function was missing when the aggregate was loaded, or was
+ * dropped since: take the one that is there now.  Raises 42883 if there is
+ * none, or one of a stranger; 42809 or 22023 if it does not fit.
  */
 static void
-function_is_gone(EsrsAggregate *agg, const char *handler, const char *signature, bool deletion)
+find_again(EsrsAggregate *agg, EsrsHandler *handler, EsrsFunction *function,
+		   const char *signature)
 {
 	const EsrsExtension *ext = esrs_extension();
+	bool		deletion = function == &handler->delete_function;
 	EsrsIdentity before;
-	Oid			other;
+	Oid			found;
 
 	/* not as the caller, who may lack USAGE on its schema */
 	esrs_security_become(&before, ext->owner);
-	other = esrs_function_find(signature);
+	found = esrs_function_find(signature);
 	esrs_security_restore(&before);
-
-	/* it may be created again, which nothing tells */
-	agg->valid = false;
-	if (OidIsValid(other) && deletion)
-		esrs_handler_check_delete(other);
-	else if (OidIsValid(other))
-		(void) esrs_handler_check(other, ext->event_type, ext->event_array_type);
-	if (OidIsValid(other))
+	if (!OidIsValid(found))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function %s of event handler \"%s\" does not exist", signature, handler->name),
+				 errhint("Create it again, name another with esrs_alter_handler(), or call esrs_unregister_handler('%s').",
+						 handler->name)));
+	if (deletion)
+		esrs_handler_check_delete(found);
+	else if (esrs_handler_check(found, ext->event_type, ext->event_array_type) != handler->set_based)
+		elog(ERROR, "function %s of event handler \"%s\" takes another argument than its signature says",
+			 signature, handler->name);
+	if (!esrs_aggregate_trusts(handler, found, deletion))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("function %s of event handler \"%s\" was created by another role",
-						signature, handler),
+						signature, handler->name),
 				 errhint("If it is meant, name it again with esrs_alter_handler('%s', ...).",
-						 handler)));
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_FUNCTION),
-			 errmsg("function %s of event handler \"%s\" does not exist", signature, handler),
-			 errhint("Create it again, name another with esrs_alter_handler(), or call esrs_unregister_handler('%s').",
-					 handler)));
+						 handler->name)));
+	esrs_function_init(function, found, agg->context);
 }
 
 /*
@@ -127,8 +131,7 @@ call_handler(EsrsAggregate *agg, EsrsHandler *handler, EsrsFunction *function,
 	/* a handler may have dropped it while events wait */
 	if (!OidIsValid(function->oid) ||
 		!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function->oid)))
-		function_is_gone(agg, handler->name, signature,
-						 function == &handler->delete_function);
+		find_again(agg, handler, function, signature);
 	error_context.callback = handler_error_context;
 	error_context.arg = handler;
 	error_context.previous = error_context_stack;

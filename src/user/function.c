@@ -224,17 +224,19 @@ esrs_handler_check_delete(Oid function)
 
 /*
  * The function of a handler's signature, or InvalidOid if there is none that
- * can be it.  *set_based tells whether it takes all events at once.
+ * can be it.  *set_based tells whether it takes all events at once, also of
+ * one that is not there: the signature says so.
  */
 Oid
 esrs_handler_find(const char *signature, Oid event_type, Oid event_array_type, bool *set_based)
 {
 	Oid			function = esrs_function_find(signature);
-	EsrsSignature wanted = handler_signature(event_array_type);
+	size_t		length = strlen(signature);
+	EsrsSignature wanted;
 
-	*set_based = OidIsValid(function) && compare_signature(function, &wanted) == FITS;
-	wanted = handler_signature(event_type);
-	if (!OidIsValid(function) || *set_based || compare_signature(function, &wanted) == FITS)
+	*set_based = length > 3 && strcmp(signature + length - 3, "[])") == 0;
+	wanted = handler_signature(*set_based ? event_array_type : event_type);
+	if (!OidIsValid(function) || compare_signature(function, &wanted) == FITS)
 		return function;
 	return InvalidOid;
 }
