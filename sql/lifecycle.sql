@@ -469,6 +469,7 @@ DROP ROLE regress_esrs_life_owner, regress_esrs_life_user;
 SET client_min_messages = notice;
 DROP DATABASE IF EXISTS regress_esrs_life;
 CREATE DATABASE regress_esrs_life TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C';
+ALTER DATABASE regress_esrs_life SET lc_messages TO 'C';
 \c regress_esrs_life
 \set VERBOSITY terse
 \set SHOW_CONTEXT never
@@ -549,6 +550,7 @@ SELECT sequence_number, position FROM esrs_persist('book', '11111111-1111-4111-8
 \set VERBOSITY terse
 DROP DATABASE regress_esrs_life;
 CREATE DATABASE regress_esrs_life TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C';
+ALTER DATABASE regress_esrs_life SET lc_messages TO 'C';
 \c regress_esrs_life
 \set VERBOSITY default
 CREATE EXTENSION esrs;
