@@ -27,9 +27,9 @@ SHLIB_LINK  = $(shell pkg-config --libs json-c)
 # A test is found by its file: sql/NAME.sql or specs/iso_NAME.spec with
 # expected/NAME.out, or t/NAME.pl.  All outputs share one folder, hence iso_.
 REGRESS        = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
-REGRESS_OPTS   = --load-extension=$(EXTENSION)
+REGRESS_OPTS   = --load-extension=$(EXTENSION) --encoding=UTF8
 ISOLATION      = $(patsubst specs/%.spec,%,$(sort $(wildcard specs/iso_*.spec)))
-ISOLATION_OPTS = --load-extension=$(EXTENSION)
+ISOLATION_OPTS = --load-extension=$(EXTENSION) --encoding=UTF8
 TAP_TESTS      = $(if $(wildcard t/*.pl),1)
 EXTRA_CLEAN    = output_iso tmp_check_iso
 
