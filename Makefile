@@ -3,11 +3,19 @@
 #   make && make install && make installcheck
 #
 # installcheck runs against the server that PGHOST, PGPORT and PGUSER name; the
-# role must be a superuser, and TAP tests cannot run as root.  scripts/test does
+# role must be a superuser, TAP tests cannot run as root, and the server's user must
+# be able to read this directory.  scripts/test does
 # all of it in a private directory with a server of its own.
 #
 # Extra compiler flags go into COPT (make COPT=-Werror).  PGXS does not notice
 # changed flags: run "make clean" first.  Where clang is missing: with_llvm=no.
+
+# Without this a missing pkg-config would go unnoticed until the library is loaded.
+ifneq ($(shell pkg-config --exists json-c 2>/dev/null && echo yes),yes)
+ifeq ($(filter clean distclean uninstall,$(MAKECMDGOALS)),)
+$(error pkg-config does not find json-c: install pkg-config and the development files of json-c)
+endif
+endif
 
 EXTENSION   = esrs
 MODULE_big  = esrs

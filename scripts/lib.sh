@@ -90,6 +90,7 @@ enter_private() {
 
 	if [ -n "${ESRS_WORK:-}" ] && [ "$top" = "$ESRS_WORK/repo" ]; then
 		work=$ESRS_WORK
+		exec 3>&1 4>&2			# for the last words, whatever a signal interrupts
 		trap leave_private EXIT
 		trap 'exit 130' INT
 		trap 'exit 143' TERM HUP
@@ -125,6 +126,7 @@ leave_private() {
 
 	trap - EXIT
 	trap '' INT TERM HUP
+	exec 1>&3 2>&4
 	if [ -n "$child" ]; then
 		kill -TERM "$child" 2>/dev/null || true
 		wait "$child" 2>/dev/null || true
@@ -271,7 +273,7 @@ cluster_start() {
 		unix_socket_directories = '$work'
 		port = $port
 	CONF
-	pg_ctl -D "$work/data" -l "$work/log/server" -w start >"$work/log/start" 2>&1 ||
+	pg_ctl -D "$work/data" -l "$work/log/server" -w start >"$work/log/start" 2>&1 3>&- 4>&- ||
 		{ show start "$work/log/start"; show "server log" "$work/log/server"; return 1; }
 }
 
