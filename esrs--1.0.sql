@@ -107,6 +107,7 @@ CREATE TABLE esrs.aggregates (
     append_only boolean NOT NULL,
     notify text,
     notify_payload text,
+    notify_since bigint NOT NULL DEFAULT 0,
     adopted boolean NOT NULL,
     registered_by regrole NOT NULL,
     registered_at timestamptz NOT NULL DEFAULT pg_catalog.now()
@@ -130,8 +131,58 @@ CREATE TABLE esrs.handlers (
     run_as regrole NOT NULL,
     handler_owner regrole NOT NULL,
     delete_handler_owner regrole,
+    search_path text NOT NULL,
+    status text NOT NULL DEFAULT 'active',
     registered_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
+
+CREATE TABLE esrs.subscriptions (
+    name text PRIMARY KEY,
+    aggregates text[] NOT NULL,
+    ordering text NOT NULL,
+    start_at text NOT NULL,
+    run_as regrole NOT NULL,
+    node text NOT NULL,
+    status text NOT NULL DEFAULT 'active',
+    registered_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+
+-- Updated with every batch: half of each page is left for new versions of its rows.
+CREATE TABLE esrs.checkpoints (
+    name text NOT NULL,
+    partition int NOT NULL,
+    position bigint NOT NULL,
+    ahead int8multirange NOT NULL DEFAULT '{}',
+    failing bigint,
+    attempts int NOT NULL DEFAULT 0,
+    retry_at timestamptz,
+    last_error text,
+    handed int8multirange NOT NULL DEFAULT '{}',
+    handed_safe bigint,
+    lease_owner text,
+    lease_until timestamptz,
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (name, partition)
+) WITH (fillfactor = 50);
+
+CREATE TABLE esrs.dead_letters (
+    handler text NOT NULL,
+    position bigint NOT NULL,
+    aggregate text NOT NULL,
+    aggregate_id uuid NOT NULL,
+    event_id uuid,
+    sequence_number int,
+    state text NOT NULL,
+    failed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    attempts int NOT NULL,
+    sqlstate text,
+    message text,
+    detail text,
+    context text,
+    PRIMARY KEY (handler, position)
+);
+
+CREATE INDEX dead_letters_instance ON esrs.dead_letters (handler, aggregate_id);
 
 CREATE TABLE esrs.commands (
     aggregate_id uuid NOT NULL,
@@ -166,6 +217,17 @@ COMMENT ON COLUMN esrs.commands.events IS 'how many events the command brought a
 COMMENT ON COLUMN esrs.aggregates.registered_by IS 'who may change the aggregate when its table is gone';
 COMMENT ON COLUMN esrs.handlers.handler_owner IS 'who owned the function when it was named; one of another owner is not called';
 COMMENT ON COLUMN esrs.handlers.delete_handler_owner IS 'the same for delete_handler';
+COMMENT ON COLUMN esrs.handlers.search_path IS 'with which an asynchronous handler runs: that of the role that registered it';
+COMMENT ON COLUMN esrs.aggregates.notify_since IS 'where the worker began to tell of its events';
+COMMENT ON TABLE esrs.subscriptions IS 'consumers outside the database, which poll';
+COMMENT ON COLUMN esrs.subscriptions.node IS 'the cluster in which it may be polled';
+COMMENT ON TABLE esrs.checkpoints IS 'how far asynchronous event handlers and subscriptions are; a row that is missing means: do nothing';
+COMMENT ON COLUMN esrs.checkpoints.position IS 'all events up to here are handled';
+COMMENT ON COLUMN esrs.checkpoints.ahead IS 'positions behind it that are handled already';
+COMMENT ON COLUMN esrs.checkpoints.failing IS 'the event that is being retried';
+COMMENT ON COLUMN esrs.checkpoints.handed IS 'positions that a poll has handed out and that are not acknowledged';
+COMMENT ON COLUMN esrs.checkpoints.handed_safe IS 'where the checkpoint goes when all of them are';
+COMMENT ON TABLE esrs.dead_letters IS 'events that a handler has given up, and those parked behind them';
 COMMENT ON TABLE esrs.deletions IS 'deleted instances, as the feed tells them';
 
 SELECT pg_catalog.pg_extension_config_dump('esrs.position_seq', '');
@@ -174,6 +236,9 @@ SELECT pg_catalog.pg_extension_config_dump('esrs.handlers', '');
 SELECT pg_catalog.pg_extension_config_dump('esrs.handler_ordinal_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('esrs.commands', '');
 SELECT pg_catalog.pg_extension_config_dump('esrs.deletions', '');
+SELECT pg_catalog.pg_extension_config_dump('esrs.subscriptions', '');
+SELECT pg_catalog.pg_extension_config_dump('esrs.checkpoints', '');
+SELECT pg_catalog.pg_extension_config_dump('esrs.dead_letters', '');
 
 -- Backends keep what they read here; a change tells them.
 CREATE FUNCTION esrs.catalog_changed()
@@ -408,6 +473,136 @@ LANGUAGE C IMMUTABLE PARALLEL SAFE STRICT
 AS 'MODULE_PATHNAME', 'esrs_event_json';
 
 -- ---------------------------------------------------------------------------
+-- Asynchronous event handlers
+--
+-- The procedures commit, so they may have neither SECURITY DEFINER nor SET.
+-- ---------------------------------------------------------------------------
+
+CREATE PROCEDURE @extschema@.esrs_execute(
+    aggregate text,
+    aggregate_id uuid,
+    command jsonb,
+    expected_sequence int DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    command_id uuid DEFAULT NULL,
+    INOUT result @extschema@.esrs_result DEFAULT NULL
+)
+LANGUAGE C
+AS 'MODULE_PATHNAME', 'esrs_execute';
+
+CREATE PROCEDURE @extschema@.esrs_run_handlers(
+    name text DEFAULT NULL,
+    max_batches int DEFAULT NULL
+)
+LANGUAGE C
+AS 'MODULE_PATHNAME', 'esrs_run_handlers';
+
+CREATE FUNCTION @extschema@.esrs_wait_for(
+    name text,
+    up_to bigint DEFAULT NULL,
+    timeout interval DEFAULT '5s'
+)
+RETURNS boolean
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_wait_for';
+
+CREATE FUNCTION @extschema@.esrs_pause_handler(
+    name text
+)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_pause_handler';
+
+CREATE FUNCTION @extschema@.esrs_resume_handler(
+    name text
+)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_resume_handler';
+
+CREATE FUNCTION @extschema@.esrs_reset_handler(
+    name text,
+    to_position bigint
+)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_reset_handler';
+
+CREATE FUNCTION @extschema@.esrs_retry_dead_letters(
+    handler text
+)
+RETURNS int
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_retry_dead_letters';
+
+CREATE FUNCTION @extschema@.esrs_discard_dead_letters(
+    handler text
+)
+RETURNS int
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_discard_dead_letters';
+
+CREATE FUNCTION @extschema@.esrs_start_workers()
+RETURNS boolean
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_start_workers';
+
+CREATE FUNCTION @extschema@.esrs_stop_workers()
+RETURNS int
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_stop_workers';
+
+-- ---------------------------------------------------------------------------
+-- Subscriptions: consumers outside the database
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.esrs_subscribe(
+    name text,
+    aggregates text[],
+    ordering text DEFAULT 'aggregate',
+    start_at text DEFAULT 'now'
+)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_subscribe';
+
+CREATE FUNCTION @extschema@.esrs_unsubscribe(
+    name text
+)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_unsubscribe';
+
+CREATE FUNCTION @extschema@.esrs_poll(
+    name text,
+    max int DEFAULT 100,
+    lease interval DEFAULT '30s',
+    owner text DEFAULT ''
+)
+RETURNS SETOF @extschema@.esrs_event
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_poll';
+
+CREATE FUNCTION @extschema@.esrs_ack(
+    name text,
+    up_to bigint,
+    owner text DEFAULT ''
+)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_ack';
+
+CREATE FUNCTION @extschema@.esrs_nack(
+    name text,
+    owner text DEFAULT '',
+    retry_after interval DEFAULT '0s',
+    error text DEFAULT NULL
+)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_nack';
+
+-- ---------------------------------------------------------------------------
 -- Testing and health
 -- ---------------------------------------------------------------------------
 
@@ -472,11 +667,72 @@ SELECT h.name, h.mode, h.aggregates,
        esrs.readable_signature(h.delete_handler) AS delete_handler,
        h.event_types,
        h.replayable, h.ordering, h.partitions, h.batch_size, h.on_error,
-       h.max_attempts, h.start_at, h.run_as, h.ordinal, h.registered_at
+       h.max_attempts, h.start_at, h.status, h.run_as, h.ordinal, h.registered_at
   FROM esrs.handlers h;
+
+-- Where consumers stand.  What costs, or shows data, is for those who may act as
+-- the consumer's role, and null for others.
+CREATE FUNCTION esrs.consumers(
+    OUT name text, OUT kind text, OUT partition int, OUT status text,
+    OUT "position" bigint, OUT safe_position bigint, OUT head bigint,
+    OUT events_behind bigint, OUT oldest_unhandled timestamptz,
+    OUT attempts int, OUT retry_at timestamptz, OUT last_error text,
+    OUT lease_owner text, OUT lease_until timestamptz, OUT worker_pid int
+)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_consumers';
+
+CREATE FUNCTION esrs.lock_hash(aggregate text)
+RETURNS oid
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'esrs_lock_hash';
+
+CREATE VIEW @extschema@.esrs_lag AS
+SELECT c.name AS handler, c.partition, c.status, c."position", c.safe_position, c.head,
+       c.events_behind, c.oldest_unhandled, c.attempts, c.retry_at, c.last_error, c.worker_pid
+  FROM esrs.consumers() c
+ WHERE c.kind OPERATOR(pg_catalog.=) 'async';
+
+CREATE VIEW @extschema@.esrs_subscriptions AS
+SELECT s.name, s.aggregates, s.ordering, s.start_at, c.status, c."position",
+       c.safe_position, c.head, c.events_behind, c.oldest_unhandled,
+       c.lease_owner, c.lease_until, c.attempts, c.retry_at, c.last_error,
+       s.run_as, s.registered_at
+  FROM esrs.subscriptions s
+  JOIN esrs.consumers() c ON c.kind OPERATOR(pg_catalog.=) 'subscription'
+   AND c.name OPERATOR(pg_catalog.=) s.name;
+
+-- A barrier: no condition of a reader's may look before his right is checked.
+CREATE VIEW @extschema@.esrs_dead_letters WITH (security_barrier) AS
+SELECT d.handler, d."position", d.aggregate, d.aggregate_id, d.event_id, d.sequence_number,
+       d.state, d.failed_at, d.attempts, d.sqlstate, d.message, d.detail, d.context
+  FROM esrs.dead_letters d
+  JOIN esrs.handlers h ON h.name OPERATOR(pg_catalog.=) d.handler
+ WHERE pg_catalog.pg_has_role(h.run_as, 'USAGE');
+
+-- Transactions that have appended and not ended: readers in total order wait for them.
+CREATE VIEW @extschema@.esrs_feed_blockers AS
+SELECT a.name AS aggregate, l.pid, s.usename, s.application_name, s.state,
+       coalesce(s.xact_start, x.prepared) AS since, x.gid AS prepared_transaction
+  FROM pg_catalog.pg_locks l
+  JOIN esrs.aggregates a ON esrs.lock_hash(a.name) OPERATOR(pg_catalog.=) l.classid
+  LEFT JOIN pg_catalog.pg_stat_activity s ON s.pid OPERATOR(pg_catalog.=) l.pid
+  LEFT JOIN pg_catalog.pg_prepared_xacts x ON l.pid IS NULL
+   AND l.virtualtransaction OPERATOR(pg_catalog.=)
+       (x.transaction::text OPERATOR(pg_catalog.||) '/-1')
+ WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'
+   AND l.objsubid OPERATOR(pg_catalog.=) -6843
+   AND l.database OPERATOR(pg_catalog.=)
+       (SELECT d.oid FROM pg_catalog.pg_database d
+         WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database());
 
 COMMENT ON VIEW @extschema@.esrs_aggregates IS 'registered aggregates';
 COMMENT ON VIEW @extschema@.esrs_handlers IS 'registered event handlers, called in the order of "ordinal"';
+COMMENT ON VIEW @extschema@.esrs_lag IS 'how far asynchronous event handlers are';
+COMMENT ON VIEW @extschema@.esrs_subscriptions IS 'consumers outside the database, and how far they are';
+COMMENT ON VIEW @extschema@.esrs_dead_letters IS 'events that a handler has given up, and those parked behind them; for members of the role that the handler runs as';
+COMMENT ON VIEW @extschema@.esrs_feed_blockers IS 'transactions for which readers in total order wait';
 
 -- ---------------------------------------------------------------------------
 -- Rights
@@ -500,10 +756,19 @@ REVOKE ALL ON FUNCTION
     @extschema@.esrs_register_handler(text, text[], text, text, text, text[], boolean, text, int, int, text, int, text),
     @extschema@.esrs_alter_handler(text, jsonb),
     @extschema@.esrs_unregister_handler(text),
+    @extschema@.esrs_start_workers(),
+    @extschema@.esrs_stop_workers(),
     @extschema@.esrs_check()
 FROM PUBLIC;
 
-GRANT SELECT ON @extschema@.esrs_aggregates, @extschema@.esrs_handlers TO PUBLIC;
+GRANT SELECT ON
+    @extschema@.esrs_aggregates,
+    @extschema@.esrs_handlers,
+    @extschema@.esrs_lag,
+    @extschema@.esrs_subscriptions,
+    @extschema@.esrs_dead_letters,
+    @extschema@.esrs_feed_blockers
+TO PUBLIC;
 
 -- ---------------------------------------------------------------------------
 -- Comments
@@ -533,5 +798,22 @@ COMMENT ON FUNCTION @extschema@.esrs_lock_and_load(text, uuid) IS 'lock an insta
 COMMENT ON FUNCTION @extschema@.esrs_events(text, uuid, int, int) IS 'the events of an instance in their present form';
 COMMENT ON FUNCTION @extschema@.esrs_feed(text[], bigint, int) IS 'events of several aggregates after a position, in order; never skips one';
 COMMENT ON FUNCTION @extschema@.esrs_event_json(@extschema@.esrs_event) IS 'the message of an event, as an event bus sends it';
+COMMENT ON PROCEDURE @extschema@.esrs_execute(text, uuid, jsonb, int, jsonb, uuid, @extschema@.esrs_result) IS 'handle a command, commit, and run the asynchronous event handlers of the instance; a rejection is a result';
+COMMENT ON PROCEDURE @extschema@.esrs_run_handlers(text, int) IS 'run asynchronous event handlers here, one transaction a batch, until there is nothing left to do';
+COMMENT ON FUNCTION @extschema@.esrs_wait_for(text, bigint, interval) IS 'wait until an asynchronous event handler has handled all events up to a position; false after the timeout';
+COMMENT ON FUNCTION @extschema@.esrs_pause_handler(text) IS 'stop calling an event handler, or handing out events of a subscription';
+COMMENT ON FUNCTION @extschema@.esrs_resume_handler(text) IS 'go on where an event handler, or a subscription, was paused or has failed';
+COMMENT ON FUNCTION @extschema@.esrs_reset_handler(text, bigint) IS 'let an asynchronous event handler, or a subscription, go on behind a position; 0: from the beginning';
+COMMENT ON FUNCTION @extschema@.esrs_retry_dead_letters(text) IS 'call a handler with the events that it has given up, in order; returns how many succeeded';
+COMMENT ON FUNCTION @extschema@.esrs_discard_dead_letters(text) IS 'forget the events that a handler has given up; returns how many';
+COMMENT ON FUNCTION @extschema@.esrs_start_workers() IS 'start the background worker of this database, if it is not running';
+COMMENT ON FUNCTION @extschema@.esrs_stop_workers() IS 'stop the background workers of this database; returns how many';
+COMMENT ON FUNCTION @extschema@.esrs_subscribe(text, text[], text, text) IS 'register a consumer outside the database';
+COMMENT ON FUNCTION @extschema@.esrs_unsubscribe(text) IS 'forget a consumer outside the database';
+COMMENT ON FUNCTION @extschema@.esrs_poll(text, int, interval, text) IS 'the next events of a subscription, and a lease on it';
+COMMENT ON FUNCTION @extschema@.esrs_ack(text, bigint, text) IS 'the events of a poll, up to a position, are done with';
+COMMENT ON FUNCTION @extschema@.esrs_nack(text, text, interval, text) IS 'give the events of a poll back';
+COMMENT ON FUNCTION esrs.consumers() IS 'where asynchronous event handlers and subscriptions stand';
+COMMENT ON FUNCTION esrs.lock_hash(text) IS 'the classid of the locks with which writers of an aggregate publish bounds';
 COMMENT ON FUNCTION @extschema@.esrs_test(text, jsonb[], jsonb, jsonb[], text) IS 'given events, when a command comes, then expect events or a rejection: one line of TAP';
 COMMENT ON FUNCTION @extschema@.esrs_check() IS 'find, and where possible repair, what is wrong with aggregates and handlers';

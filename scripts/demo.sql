@@ -64,10 +64,11 @@ LISTEN book_events;
 SELECT esrs_handle_command('book', '10000000-0000-4000-8000-000000000001',
     '{"Buy": {"num_of_copies": 3}}');
 
---# Bob has been told.  The notification is a hint: which event, not what.
+--# A moment later Bob has been told, by a background worker: commands do not wait for
+--# NOTIFY.  The notification is a hint: which event, not what.
 --@ bob
 --? Asynchronous notification "book_events"
-SELECT 'anything new?' AS question;
+SELECT 'anything new?' AS question FROM pg_sleep(1);
 
 --# The event is stored, numbered within its book ...
 --@ alice
@@ -109,6 +110,24 @@ SELECT sequence_number, state FROM esrs_load('book', '10000000-0000-4000-8000-00
 --? {"leftover": 7}
 SELECT sequence_number, state FROM esrs_load('book',
     '10000000-0000-4000-8000-000000000001', at_sequence => 1);
+
+--# An asynchronous handler runs in the background worker soon after the commit, each event
+--# exactly once: a failing one never fails a command.  This one begins with the first event.
+CREATE TABLE sales (book_id uuid PRIMARY KEY, copies int NOT NULL);
+
+CREATE FUNCTION count_sales(event esrs_event) RETURNS void
+LANGUAGE sql AS $$
+    INSERT INTO sales VALUES (event.aggregate_id, (event.payload -> 'Bought' ->> 'num_of_copies')::int)
+    ON CONFLICT (book_id) DO UPDATE SET copies = sales.copies + excluded.copies
+$$;
+
+SELECT esrs_register_handler('sales', ARRAY['book'], 'count_sales(esrs_event)', mode => 'async',
+    event_types => ARRAY['Bought'], start_at => 'beginning');
+
+--# Who wants to read his own writes waits for it.
+--? 3
+SELECT esrs_wait_for('sales', timeout => '1 min');
+SELECT copies FROM sales;
 
 --# Events are facts: nobody changes them by hand.
 --! ZE003

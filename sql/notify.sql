@@ -34,8 +34,8 @@ BEGIN
     RETURN ARRAY[command];
 END $$;
 CREATE FUNCTION apply(state jsonb, event jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT state';
-SELECT esrs_register_aggregate('notify_one', handle_command => 'handle(jsonb,jsonb)', apply_event => 'apply(jsonb,jsonb)');
-SELECT esrs_register_aggregate('notify_two');
+SELECT esrs_register_aggregate('notify_one', handle_command => 'handle(jsonb,jsonb)', apply_event => 'apply(jsonb,jsonb)', notify => 'commit');
+SELECT esrs_register_aggregate('notify_two', notify => 'commit');
 LISTEN notify_one_events;
 LISTEN notify_two_events;
 SHOW esrs.notify;
@@ -76,42 +76,34 @@ SELECT payload FROM esrs_persist('notify_two', :a, '{"\"x\""}', event_ids => :id
 \o
 
 --
--- Off, for the session, or for an aggregate; the aggregate's option prevails
+-- Off for an aggregate, and on again.  The setting is the server's: no session can
+-- take it back from the worker.
 --
 SET esrs.notify = off;
-\o :filtered
-SELECT payload FROM esrs_persist('notify_two', :a, '{"\"off\""}');
-SELECT esrs_delete('notify_two', :a);
-\o
-SELECT esrs_alter_aggregate('notify_two', '{"notify": "commit"}');
-\o :filtered
-SELECT payload FROM esrs_persist('notify_two', :a, '{"\"on by option\""}', event_ids => :id1);
-SELECT payload FROM esrs_persist('notify_one', :a, '{"\"off by setting\""}');
-\o
-RESET esrs.notify;
+SET esrs.notify_payload = event;
 SELECT esrs_alter_aggregate('notify_two', '{"notify": "off"}');
 \o :filtered
 SELECT payload FROM esrs_persist('notify_two', :a, '{"\"off by option\""}');
-SELECT payload FROM esrs_persist('notify_one', :a, '{"\"on by setting\""}', event_ids => :id2);
+SELECT payload FROM esrs_persist('notify_one', :a, '{"\"on\""}', event_ids => :id2);
 SELECT esrs_delete('notify_two', :a);
 \o
-SELECT esrs_alter_aggregate('notify_two', '{"notify": null}');
--- "worker" acts as "commit" as long as there is no worker
-SET esrs.notify = worker;
-\o :filtered
-SELECT payload FROM esrs_persist('notify_two', :a, '{"\"worker\""}', event_ids => :id1);
-\o
-RESET esrs.notify;
-SET esrs.notify = nonsense;
--- what counts is the setting when the event is stored
+-- the worker would tell these
+SELECT esrs_alter_aggregate('notify_two', '{"notify": "worker"}');
 BEGIN;
-SET LOCAL esrs.notify = off;
-SELECT payload FROM esrs_persist('notify_two', :a, '{"\"off\""}');
-SET LOCAL esrs.notify = commit;
+SELECT payload FROM esrs_persist('notify_two', :a, '{"\"worker\""}', event_ids => :id1);
+\o :filtered
+ROLLBACK;
+\o
+SELECT esrs_alter_aggregate('notify_two', '{"notify": "commit"}');
+-- what counts is the option when the event is stored
+BEGIN;
 SELECT payload FROM esrs_persist('notify_two', :a, '{"\"on\""}', event_ids => :id2);
+SELECT esrs_alter_aggregate('notify_two', '{"notify": "off"}');
+SELECT payload FROM esrs_persist('notify_two', :a, '{"\"off\""}');
 \o :filtered
 COMMIT;
 \o
+SELECT esrs_alter_aggregate('notify_two', '{"notify": "commit"}');
 
 --
 -- The whole event, on request: the message of esrs_event_json(), and the position
@@ -119,23 +111,20 @@ COMMIT;
 -- an event of the future fixes the time of those that come after it
 INSERT INTO notify_one_events (id, aggregate_id, payload, occurred_on, sequence_number)
 VALUES ('0071f100-0000-7000-8000-000000000009', :b, '{}', '2999-12-31 23:59:59.12+00', 1);
-SET esrs.notify_payload = event;
+SELECT esrs_alter_aggregate(name, '{"notify_payload": "event"}') FROM unnest('{notify_one,notify_two}'::text[]) AS name;
 \o :filtered
 SELECT payload FROM esrs_persist('notify_one', :b, '{"{\"Bought\": {\"n\": 1.50, \"title\": \"\\u00e4 \\\\ / \\\"\"}}"}', event_ids => :id1);
 SELECT payload FROM esrs_persist('notify_one', :b, '{"\"Closed\""}', metadata => '{"not": "told"}', event_ids => :id2);
 SELECT esrs_delete('notify_two', :a);
 \o
--- the aggregate's option prevails
 SELECT esrs_alter_aggregate('notify_one', '{"notify_payload": "reference"}');
 \o :filtered
 SELECT payload FROM esrs_persist('notify_one', :b, '{"\"Reopened\""}', event_ids => '{0071f100-0000-7000-8000-000000000003}');
 \o
-RESET esrs.notify_payload;
 SELECT esrs_alter_aggregate('notify_one', '{"notify_payload": "event"}');
 \o :filtered
 SELECT payload FROM esrs_persist('notify_one', :b, '{"\"Closed\""}', event_ids => '{0071f100-0000-7000-8000-000000000004}');
 \o
-SET esrs.notify_payload = nonsense;
 -- the form in which readers see it, not the stored one; with the version
 CREATE FUNCTION pack(event jsonb) RETURNS jsonb RETURN jsonb_build_object('packed', event);
 CREATE FUNCTION unpack(payload jsonb) RETURNS jsonb RETURN payload -> 'packed';
@@ -162,7 +151,7 @@ SELECT length(payload ->> 0) > 0 FROM esrs_persist('notify_one', :b, ARRAY[to_js
 \o :filtered
 SELECT length(payload ->> 0) FROM esrs_persist('notify_one', :b, ARRAY[to_jsonb(repeat(U&'\00e4', 4000))], event_ids => '{0071f100-0000-7000-8000-00000000000a}');
 \o
-SELECT esrs_alter_aggregate('notify_one', '{"notify_payload": null}');
+SELECT esrs_alter_aggregate(name, '{"notify_payload": null}') FROM unnest('{notify_one,notify_two}'::text[]) AS name;
 
 --
 -- More than 100 events of an aggregate in a transaction: one summary
@@ -186,11 +175,11 @@ SELECT esrs_delete('notify_two', :a) > 0;
 COMMIT;
 \o
 -- also when whole events were asked for
-SET esrs.notify_payload = event;
+SELECT esrs_alter_aggregate('notify_two', '{"notify_payload": "event"}');
 \o :filtered
 SELECT count(*) FROM esrs_persist('notify_two', :a, many(101));
 \o
-RESET esrs.notify_payload;
+SELECT esrs_alter_aggregate('notify_two', '{"notify_payload": null}');
 -- what a savepoint took back does not count
 BEGIN;
 SELECT payload FROM esrs_persist('notify_two', :a, '{"\"before\""}', event_ids => :id1);
@@ -247,15 +236,14 @@ PREPARE TRANSACTION 'esrs_notify_refused';
 SELECT count(*) FROM notify_one_events WHERE payload = '"refused"';
 -- without something to tell it works (where prepared transactions are enabled)
 SELECT current_setting('max_prepared_transactions')::int > 0 AS enabled \gset
+SELECT esrs_alter_aggregate('notify_one', '{"notify": "off"}');
 BEGIN;
-SET LOCAL esrs.notify = off;
 SELECT payload FROM esrs_persist('notify_one', :a, '{"\"prepared\""}');
 \if :enabled
 PREPARE TRANSACTION 'esrs_notify_prepared';
 \else
 ROLLBACK;
 BEGIN;
-SET LOCAL esrs.notify = off;
 \o /dev/null
 SELECT payload FROM esrs_persist('notify_one', :a, '{"\"prepared\""}');
 \o

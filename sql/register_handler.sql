@@ -104,7 +104,6 @@ SELECT arguments, try(format('SELECT esrs_register_handler(%s)', arguments)) AS 
     '''hnd_x'', ARRAY[''hnd_a''], NULL',
     '''hnd'', ARRAY[''hnd_a''], ''one(esrs_event)''',
     '''hnd_x'', ARRAY[''hnd_a''], ''one(esrs_event)'', mode => ''sync''',
-    '''hnd_x'', ARRAY[''hnd_a''], ''one(esrs_event)'', mode => ''async''',
     '''hnd_x'', ARRAY[''hnd_a''], ''one(esrs_event)'', mode => ''''',
     '''hnd_x'', ARRAY[''hnd_a''], ''one(esrs_event)'', event_types => ''{}''',
     '''hnd_x'', ARRAY[''hnd_a''], ''one(esrs_event)'', event_types => ARRAY[''A'', NULL]',
@@ -200,7 +199,7 @@ SELECT options, regexp_replace(try(format('SELECT esrs_alter_handler(''hnd'', %L
     '{"handler": null}', '{"handler": 1}', '{"handler": "nosuch(esrs_event)"}', '{"handler": "gone(uuid)"}',
     '{"delete_handler": "one(esrs_event)"}', '{"delete_handler": []}',
     '{"event_types": []}', '{"event_types": "A"}', '{"event_types": [["A"]]}', '{"event_types": [1]}',
-    '{"mode": "async"}', '{"mode": "x"}', '{"replayable": "yes"}', '{"ordering": "x"}', '{"partitions": 0}', '{"partitions": "1"}',
+    '{"mode": "x"}', '{"replayable": "yes"}', '{"ordering": "x"}', '{"partitions": 0}', '{"partitions": "1"}',
     '{"batch_size": 0}', '{"batch_size": 1.5}', '{"on_error": "x"}', '{"max_attempts": 0}', '{"max_attempts": 1, "batch_size": 0}']) AS options
 \g (format=unaligned tuples_only=on)
 SELECT options = :'before' AS unchanged FROM row;

@@ -19,8 +19,11 @@
 int			esrs_config_max_json_depth = 100;
 int			esrs_config_max_nesting = 8;
 int			esrs_config_max_payload_size = 16 * 1024;
-int			esrs_config_notify = ESRS_NOTIFY_COMMIT;
+int			esrs_config_max_workers = 2;
+int			esrs_config_notify = ESRS_NOTIFY_WORKER;
 int			esrs_config_notify_payload = ESRS_PAYLOAD_REFERENCE;
+int			esrs_config_poll_interval = 1000;
+int			esrs_config_worker_idle_timeout = 20 * 1000;
 
 static const struct config_enum_entry notify_options[] = {
 	{"commit", ESRS_NOTIFY_COMMIT, false},
@@ -63,12 +66,24 @@ esrs_config_define(void)
 							PGC_SUSET, GUC_UNIT_KB,
 							NULL, NULL, NULL);
 
+	DefineCustomIntVariable("esrs.max_workers",
+							"Sets the maximum number of background workers of a database.",
+							"They are taken from max_worker_processes. 0: none, handlers run by CALL esrs_run_handlers() only.",
+							&esrs_config_max_workers,
+							2, 0, ESRS_WORKERS_LIMIT,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	/*
+	 * Not a session's to set: the worker could not know which events have
+	 * been told already.
+	 */
 	DefineCustomEnumVariable("esrs.notify",
-							 "Sets when notifications of new events are sent.",
-							 "\"worker\" acts as \"commit\" as long as there is no worker.",
+							 "Sets who sends notifications of new events.",
+							 "\"worker\" acts as \"commit\" where no worker can run.",
 							 &esrs_config_notify,
-							 ESRS_NOTIFY_COMMIT, notify_options,
-							 PGC_USERSET, 0,
+							 ESRS_NOTIFY_WORKER, notify_options,
+							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomEnumVariable("esrs.notify_payload",
@@ -76,8 +91,24 @@ esrs_config_define(void)
 							 "A notification can be read by every role that can connect.",
 							 &esrs_config_notify_payload,
 							 ESRS_PAYLOAD_REFERENCE, notify_payload_options,
-							 PGC_USERSET, 0,
+							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("esrs.poll_interval",
+							"Sets how often a background worker looks for events that nobody has told it of.",
+							NULL,
+							&esrs_config_poll_interval,
+							1000, 10, 60 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("esrs.worker_idle_timeout",
+							"Sets after which time without work a background worker ends.",
+							"0: never. The next event starts it again.",
+							&esrs_config_worker_idle_timeout,
+							20 * 1000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("esrs");
 }

@@ -25,11 +25,17 @@ typedef enum EsrsNotifyPayload
 	ESRS_PAYLOAD_EVENT
 } EsrsNotifyPayload;
 
+/* Greatest value of esrs.max_workers. */
+#define ESRS_WORKERS_LIMIT	8
+
 extern int	esrs_config_max_json_depth;
 extern int	esrs_config_max_nesting;
 extern int	esrs_config_max_payload_size;	/* kilobytes */
+extern int	esrs_config_max_workers;
 extern int	esrs_config_notify;
 extern int	esrs_config_notify_payload;
+extern int	esrs_config_poll_interval;	/* milliseconds */
+extern int	esrs_config_worker_idle_timeout;	/* milliseconds; 0: never */
 
 extern void esrs_config_define(void);
 

@@ -5,6 +5,7 @@
  *
  * The library needs no preloading: it is loaded by the first function of esrs
  * that a session calls, also by the default of an events table's column.
+ * Preloaded, it brings background workers up with the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,11 +14,16 @@
 #include "esrs.h"
 
 #include "catalog/aggregate.h"
+#include "catalog/demand.h"
 #include "compat.h"
 #include "config.h"
+#include "handler/consumer.h"
 #include "handler/transactional.h"
 #include "signal/notify.h"
+#include "signal/slots.h"
+#include "signal/wakeup.h"
 #include "user/call.h"
+#include "worker/launcher.h"
 
 PG_MODULE_MAGIC;
 
@@ -27,6 +33,11 @@ _PG_init(void)
 	esrs_config_define();
 	esrs_call_publish_api();
 	esrs_aggregate_init();
+	esrs_demand_init();
+	esrs_slots_init();
+	esrs_wakeup_init();
 	esrs_transactional_init();
+	esrs_consumer_init();
 	esrs_notify_init();
+	esrs_launcher_init();
 }

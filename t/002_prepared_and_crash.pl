@@ -40,14 +40,17 @@ sql(counter_sql('counter'));
 sql("SELECT esrs_handle_command('counter', $i1, '{\"add\": 1}')");
 
 # with a notification to be sent it cannot be prepared, and says so
+sql("SELECT esrs_alter_aggregate('counter', '{\"notify\": \"commit\"}')");
 my ($rc, undef, $stderr) = $node->psql('postgres',
 	"BEGIN; SELECT esrs_handle_command('counter', $i1, '{\"add\": 1}'); PREPARE TRANSACTION 'x';",
 	on_error_stop => 1);
 isnt($rc, 0, 'PREPARE is refused while a notification is due');
-like($stderr, qr/cannot PREPARE .*\n.*esrs\.notify/, 'and the hint says what to do');
+like($stderr, qr/cannot PREPARE .*\n.*"notify" to "worker"/, 'and the hint says what to do');
 is(feed(), '1/1', 'that transaction left nothing');
 
-sql("SET esrs.notify = off; BEGIN;
+# the worker tells, which it does by default: then it can
+sql("SELECT esrs_alter_aggregate('counter', '{\"notify\": null}')");
+sql("BEGIN;
      SELECT esrs_handle_command('counter', $i1, '{\"add\": 10}');
      SELECT esrs_delete('counter', $i3, permanent => true);
      PREPARE TRANSACTION 'held'");
@@ -90,7 +93,7 @@ is(sqlstate("SELECT esrs_handle_command('counter', $i3, '{\"add\": 5}');"),
 	'ZE007', 'the deletion has become true');
 
 # rolled back: a gap, and nobody waits
-sql("SET esrs.notify = off; BEGIN;
+sql("BEGIN;
      SELECT esrs_handle_command('counter', $i1, '{\"add\": 1000}');
      PREPARE TRANSACTION 'gone'");
 sql("SELECT esrs_handle_command('counter', $i2, '{\"add\": 300}')");

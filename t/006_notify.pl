@@ -15,14 +15,15 @@ use EsrsTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('notify');
-my ($i1, $i2) = (id(1), id(2));
-my ($u1, $u2) = map { s/'//gr } ($i1, $i2);
+my $node = new_node('notify', conf => "max_prepared_transactions = 2\n");
+my ($i1, $i2, $i3) = (id(1), id(2), id(3));
+my ($u1, $u2, $u3) = map { s/'//gr } ($i1, $i2, $i3);
 
 sub sql { return decode_utf8($node->safe_psql('postgres', encode_utf8($_[0]))) }
 
 sql('CREATE EXTENSION esrs');
-sql("SELECT esrs_register_aggregate('book'), esrs_register_aggregate('film', notify_payload => 'event', event_version => 3)");
+sql("SELECT esrs_register_aggregate('book', notify => 'commit'),
+            esrs_register_aggregate('film', notify => 'commit', notify_payload => 'event', event_version => 3)");
 
 my $listener = $node->background_psql('postgres');
 $listener->query_safe('LISTEN book_events; LISTEN film_events');
@@ -127,15 +128,77 @@ is_deeply(
 	'a deletion');
 
 # the setting, where the aggregate has none of its own
-sql("SET esrs.notify_payload = event; SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"A\"']::jsonb[])");
+sql("LOAD 'esrs'; ALTER SYSTEM SET esrs.notify_payload = event");
+$node->reload;
+$node->poll_query_until('postgres', "SELECT current_setting('esrs.notify_payload', true) = 'event'") or die;
+sql("SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"A\"']::jsonb[])");
 like(heard()->[0], qr/^book_events \{"id":"[^"]+","aggregate_id":"$u1","payload":"A","occurred_on"/, 'the setting makes book tell events');
-sql("SET esrs.notify_payload = reference; SELECT count(*) FROM esrs_persist('film', $i1, ARRAY['\"A\"']::jsonb[])");
+sql("LOAD 'esrs'; ALTER SYSTEM RESET esrs.notify_payload");
+$node->reload;
+$node->poll_query_until('postgres', "SELECT current_setting('esrs.notify_payload', true) IS DISTINCT FROM 'event'") or die;
+sql("SELECT count(*) FROM esrs_persist('film', $i1, ARRAY['\"A\"']::jsonb[])");
 like(heard()->[0], qr/^film_events \{"id":"[^"]+","aggregate_id":"$u1","payload":"A","occurred_on"/, 'film has an option, which wins');
 
 # renamed, the table keeps its channel
 sql("ALTER TABLE book_events RENAME TO tome_events");
 sql("SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"A\"']::jsonb[])");
 like(heard()->[0], qr/^book_events \{"aggregate":"book"/, 'the channel bears the name of the aggregate, not of the table');
+
+# The worker tells, as it does by default: in order of position, the same bytes, each
+# event once, nothing that was rolled back, and a summary beyond a hundred at once.
+sub heard_of
+{
+	my ($n) = @_;
+	my @heard;
+
+	for my $try (1 .. 300)
+	{
+		push @heard, @{ heard() };
+		last if @heard >= $n;
+		select(undef, undef, undef, 0.05);
+	}
+	select(undef, undef, undef, 0.3);    # nothing more may come
+	push @heard, @{ heard() };
+	return \@heard;
+}
+sql("SELECT esrs_alter_aggregate(name, '{\"notify\": null}') FROM unnest('{book,film}'::text[]) AS name");
+$p = sql("SELECT position FROM esrs_persist('book', $i3, ARRAY['\"A\"', '\"B\"']::jsonb[], event_ids => ARRAY['$e'::uuid, gen_random_uuid()]) LIMIT 1");
+$heard = heard_of(2);
+is(scalar @$heard, 2, 'worker: two events, two notifications');
+is($heard->[0], "book_events {\"aggregate\":\"book\",\"id\":\"$e\",\"aggregate_id\":\"$u3\",\"sequence_number\":1,\"position\":$p}",
+	'worker: a reference');
+like($heard->[1], qr/"sequence_number":2,"position":@{[ $p + 1 ]}\}$/, 'worker: the next one, after it');
+$p = persist('film', $i3, $e, '"Closed"');
+$message = sql("SELECT esrs_event_json(e) FROM esrs_events('film', $i3) AS e");
+is_deeply(heard_of(1), [ 'film_events ' . ($message =~ s/\}$/,"position":$p}/r) ], 'worker: a whole event');
+sql("SELECT esrs_delete('film', $i3)");
+like(heard_of(1)->[0], qr/^film_events \{"aggregate":"film","aggregate_id":"$u3","deleted":true,"position":\d+\}$/, 'worker: a deletion');
+sql("BEGIN; SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"rolled back\"']::jsonb[]); ROLLBACK;
+     SELECT count(*) FROM esrs_persist('book', $i1, (SELECT array_agg('\"many\"'::jsonb) FROM generate_series(1, 101)))");
+$heard = heard_of(1);
+is(scalar @$heard, 1, 'worker: one summary');
+like($heard->[0], qr/^book_events \{"aggregate":"book","from":\d+,"to":\d+,"count":101\}$/, 'worker: of all that was committed');
+# a foreign writer, who knows nothing of esrs but the table
+sql("INSERT INTO tome_events (id, aggregate_id, payload, sequence_number) VALUES ('$e', gen_random_uuid(), '\"foreign\"', 1)");
+like(heard_of(1)->[0], qr/^book_events \{"aggregate":"book","id":"$e"/, 'worker: also of a plain INSERT');
+# a prepared transaction is told once it is committed
+if (sql("SELECT current_setting('max_prepared_transactions')::int > 0") eq 't')
+{
+	sql("BEGIN; SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"prepared\"']::jsonb[]); PREPARE TRANSACTION 'p'");
+	is_deeply(heard_of(0), [], 'worker: nothing of a prepared transaction');
+	sql("COMMIT PREPARED 'p'");
+	is(scalar @{ heard_of(1) }, 1, 'worker: until it is committed');
+}
+# the worker ends and comes back: nothing twice, nothing lost
+sql('SELECT esrs_stop_workers()');
+sql("SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"after\"']::jsonb[])");
+is(scalar @{ heard_of(1) }, 1, 'worker: another one goes on where it was');
+# handed over from one to the other: each event once
+sql("SELECT esrs_alter_aggregate('book', '{\"notify\": \"commit\"}')");
+sql("SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"told\"']::jsonb[])");
+sql("SELECT esrs_alter_aggregate('book', '{\"notify\": \"worker\"}')");
+sql("SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"told too\"']::jsonb[])");
+is(scalar @{ heard_of(2) }, 2, 'handed over: each event once');
 
 $listener->quit;
 $node->stop;

@@ -68,7 +68,9 @@ SELECT esrs_handle_command('book', :book, '{"Buy": {"num_of_copies": 12}}');
 \set VERBOSITY default
 SELECT count(*) AS events, max(sequence_number) AS newest FROM book_events;
 
--- The event bus: every session that listens is told at commit.
+-- The event bus: every session that listens is told, by the background worker soon after the
+-- commit, or, as here, by the session that commits.
+SELECT esrs_alter_aggregate('book', '{"notify": "commit"}');
 LISTEN book_events;
 \o | sed -E 's/"id":"[^"]*"/"id":"..."/; s/with PID [0-9]+/with PID .../'
 SELECT esrs_handle_command('book', :book, '{"Buy": {"num_of_copies": 2}}');

@@ -42,6 +42,36 @@ esrs_security_become(EsrsIdentity *before, Oid role)
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
 }
 
+/*
+ * Until esrs_security_restore(): no code may leave anything behind that runs
+ * later, as somebody else, nor temporary or prepared things.
+ */
+void
+esrs_security_restrict(void)
+{
+	Oid			role;
+	int			security;
+
+	GetUserIdAndSecContext(&role, &security);
+	SetUserIdAndSecContext(role, security | SECURITY_RESTRICTED_OPERATION);
+}
+
+/*
+ * Become a role for code of users: with a search_path given, and its own row
+ * security.  Undone as above; settings that the code leaves behind go with it.
+ */
+void
+esrs_security_act_as(EsrsIdentity *before, Oid role, const char *search_path)
+{
+	GetUserIdAndSecContext(&before->role, &before->security);
+	before->guc_level = NewGUCNestLevel();
+	SetUserIdAndSecContext(role, (before->security & ~SECURITY_NOFORCE_RLS) |
+						   SECURITY_LOCAL_USERID_CHANGE);
+	(void) set_config_option("search_path", search_path,
+							 PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
 void
 esrs_security_restore(const EsrsIdentity *before)
 {

@@ -19,6 +19,8 @@ typedef struct EsrsIdentity
 } EsrsIdentity;
 
 extern void esrs_security_become(EsrsIdentity *before, Oid role);
+extern void esrs_security_act_as(EsrsIdentity *before, Oid role, const char *search_path);
+extern void esrs_security_restrict(void);
 extern void esrs_security_restore(const EsrsIdentity *before);
 
 /* The settings that a callback may not change, as they are now. */

@@ -111,6 +111,22 @@ esrs_spi_prepare_once(const char *query, int nargs, Oid *types)
 }
 
 /*
+ * Execute a SELECT once with the newest snapshot there is, also in a transaction
+ * whose own is old: for what is kept, and must be true now.
+ */
+uint64
+esrs_spi_select_latest(const char *query, int nargs, Oid *types, Datum *values)
+{
+	/* the plan first: preparing it takes locks, and so note of changes */
+	SPIPlanPtr	plan = esrs_spi_prepare_once(query, nargs, types);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	uint64		n = esrs_spi_select_at(plan, values, NULL, snapshot);
+
+	UnregisterSnapshot(snapshot);
+	return n;
+}
+
+/*
  * Execute a statement once, with a new snapshot.  Returns the number of rows;
  * the result code must be the expected one.
  */

@@ -22,6 +22,7 @@ extern uint64 esrs_spi_select_at(SPIPlanPtr plan, Datum *values, const char *nul
 								 Snapshot snapshot);
 extern uint64 esrs_spi_run(const char *query, int nargs, Oid *types, Datum *values,
 						   const char *nulls, int expected);
+extern uint64 esrs_spi_select_latest(const char *query, int nargs, Oid *types, Datum *values);
 extern SPIPlanPtr esrs_spi_prepare_once(const char *query, int nargs, Oid *types);
 extern void esrs_spi_utility(const char *command);
 extern char *esrs_spi_text(uint64 row, int column);

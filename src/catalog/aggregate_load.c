@@ -24,7 +24,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 /*
@@ -37,16 +36,8 @@ query_catalog(const char *query, const char *name)
 {
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1] = {CStringGetTextDatum(name)};
-	SPIPlanPtr	plan;
-	Snapshot	snapshot;
-	uint64		n;
 
-	/* the plan first: preparing it takes locks, and so note of changes */
-	plan = esrs_spi_prepare_once(query, 1, types);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	n = esrs_spi_select_at(plan, values, NULL, snapshot);
-	UnregisterSnapshot(snapshot);
-	return n;
+	return esrs_spi_select_latest(query, 1, types, values);
 }
 
 static char *
@@ -134,53 +125,66 @@ role_column(uint64 row, int column)
 	return isnull ? InvalidOid : DatumGetObjectId(value);
 }
 
+/*
+ * The handler in a row of the last result, which begins with
+ * ESRS_HANDLER_COLUMNS, in a context of the caller's.  The current user is the
+ * owner of the catalogs.
+ */
+EsrsHandler *
+esrs_aggregate_load_handler(MemoryContext context, uint64 row)
+{
+	const EsrsExtension *ext = esrs_extension();
+	MemoryContext before = MemoryContextSwitchTo(context);
+	EsrsHandler *handler = palloc0(sizeof(EsrsHandler));
+	bool		isnull;
+	Datum		types;
+	Oid			oid;
+
+	handler->name = text_column(context, row, 1);
+	handler->signature = text_column(context, row, 2);
+	handler->delete_signature = text_column(context, row, 3);
+	handler->owner = role_column(row, 5);
+	handler->delete_owner = role_column(row, 6);
+	handler->run_as = role_column(row, 7);
+	/* one that is missing or does not fit stops commands, not reading */
+	oid = esrs_handler_find(handler->signature, ext->event_type,
+							ext->event_array_type, &handler->set_based);
+	esrs_function_init(&handler->function, only_trusted(oid, handler, false), context);
+	if (handler->delete_signature != NULL)
+	{
+		oid = esrs_handler_find_delete(handler->delete_signature);
+		esrs_function_init(&handler->delete_function, only_trusted(oid, handler, true),
+						   context);
+	}
+	types = esrs_spi_column(row, 4, &isnull);
+	if (!isnull)
+	{
+		Datum	   *values;
+		int			nvalues;
+
+		deconstruct_array(DatumGetArrayTypeP(types), TEXTOID, -1, false, TYPALIGN_INT,
+						  &values, NULL, &nvalues);
+		for (int j = 0; j < nvalues; j++)
+			handler->event_types = lappend(handler->event_types,
+										   TextDatumGetCString(values[j]));
+	}
+	MemoryContextSwitchTo(before);
+	return handler;
+}
+
 static void
 load_handlers(EsrsAggregate *agg)
 {
-	const EsrsExtension *ext = esrs_extension();
-	uint64		n = query_catalog("SELECT name, handler, delete_handler, event_types,"
-								  " handler_owner, delete_handler_owner, run_as"
-								  " FROM esrs.handlers"
+	uint64		n = query_catalog("SELECT " ESRS_HANDLER_COLUMNS " FROM esrs.handlers"
 								  " WHERE mode OPERATOR(pg_catalog.=) 'transactional'"
 								  " AND $1 OPERATOR(pg_catalog.=) ANY (aggregates)"
 								  " ORDER BY ordinal", agg->name);
 
 	for (uint64 i = 0; i < n; i++)
 	{
+		EsrsHandler *handler = esrs_aggregate_load_handler(agg->context, i);
 		MemoryContext before = MemoryContextSwitchTo(agg->context);
-		EsrsHandler *handler = palloc0(sizeof(EsrsHandler));
-		bool		isnull;
-		Datum		types;
-		Oid			oid;
 
-		handler->name = text_column(agg->context, i, 1);
-		handler->signature = text_column(agg->context, i, 2);
-		handler->delete_signature = text_column(agg->context, i, 3);
-		handler->owner = role_column(i, 5);
-		handler->delete_owner = role_column(i, 6);
-		handler->run_as = role_column(i, 7);
-		/* one that is missing or does not fit stops commands, not reading */
-		oid = esrs_handler_find(handler->signature, ext->event_type,
-								ext->event_array_type, &handler->set_based);
-		esrs_function_init(&handler->function, only_trusted(oid, handler, false), agg->context);
-		if (handler->delete_signature != NULL)
-		{
-			oid = esrs_handler_find_delete(handler->delete_signature);
-			esrs_function_init(&handler->delete_function, only_trusted(oid, handler, true),
-							   agg->context);
-		}
-		types = esrs_spi_column(i, 4, &isnull);
-		if (!isnull)
-		{
-			Datum	   *values;
-			int			nvalues;
-
-			deconstruct_array(DatumGetArrayTypeP(types), TEXTOID, -1, false, TYPALIGN_INT,
-							  &values, NULL, &nvalues);
-			for (int j = 0; j < nvalues; j++)
-				handler->event_types = lappend(handler->event_types,
-											   TextDatumGetCString(values[j]));
-		}
 		agg->handlers = lappend(agg->handlers, handler);
 		MemoryContextSwitchTo(before);
 	}

@@ -69,15 +69,20 @@ esrs_aggregate_row_write(const char *name, Oid events, bool adopted, EsrsAggrega
 			" handle_command = $4, apply_event = $5, initial_state = $6, upcast = $7,"
 			" from_event = $8, to_event = $9, event_version = $10, snapshot_every = $11,"
 			" event_id_format = $12, event_type_path = $13, unique_event_id = $14,"
-			" append_only = $15, notify = $16, notify_payload = $17, adopted = $18,"
+			" append_only = $15, notify_payload = $17, adopted = $18, notify_since ="
+			" CASE WHEN notify IS NOT DISTINCT FROM $16 THEN notify_since ELSE"
+			" (SELECT last_value FROM esrs.position_seq) END, notify = $16,"
 			" registered_by = $19::pg_catalog.regrole"
 			" WHERE name OPERATOR(pg_catalog.=) $1";
 	else
 		query = "INSERT INTO esrs.aggregates (name, events, handler, handle_command, apply_event,"
 			" initial_state, upcast, from_event, to_event, event_version, snapshot_every,"
 			" event_id_format, event_type_path, unique_event_id, append_only, notify,"
-			" notify_payload, adopted, registered_by) VALUES ($1, $2::pg_catalog.regclass, $3, $4, $5, $6, $7,"
-			" $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::pg_catalog.regrole)";
+			" notify_payload, adopted, registered_by, notify_since)"
+			" VALUES ($1, $2::pg_catalog.regclass, $3, $4, $5, $6, $7,"
+			" $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::pg_catalog.regrole,"
+			" (SELECT last_value OPERATOR(pg_catalog.-) CASE WHEN is_called THEN 0 ELSE 1 END"
+			" FROM esrs.position_seq))";
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	if (esrs_spi_run(query, ROW_COLUMNS, types, values, nulls,
@@ -154,7 +159,31 @@ esrs_aggregate_row_of_table(Oid events)
 	return name;
 }
 
-/* Forget an aggregate, and the handlers that serve no other. */
+/*
+ * Wait for the batches of all that consume the events of an aggregate, and keep
+ * new ones from beginning, until the transaction ends.
+ */
+void
+esrs_aggregate_row_lock_consumers(const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	EsrsIdentity before;
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	(void) esrs_spi_run("SELECT 1 FROM esrs.checkpoints WHERE name OPERATOR(pg_catalog.=) ANY"
+						" (ARRAY(SELECT h.name FROM esrs.handlers AS h"
+						" WHERE $1 OPERATOR(pg_catalog.=) ANY (h.aggregates) UNION ALL"
+						" SELECT s.name FROM esrs.subscriptions AS s"
+						" WHERE $1 OPERATOR(pg_catalog.=) ANY (s.aggregates)))"
+						" ORDER BY name, partition FOR UPDATE",
+						1, types, values, NULL, SPI_OK_SELECT);
+	esrs_spi_end();
+	esrs_security_restore(&before);
+}
+
+/* Forget an aggregate, and the handlers and subscriptions that serve no other. */
 void
 esrs_aggregate_row_delete(const char *name)
 {
@@ -177,6 +206,26 @@ esrs_aggregate_row_delete(const char *name)
 				(errmsg("unregistered event handler \"%s\"",
 						SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1)),
 				 errdetail("It served no other aggregate.")));
+	(void) esrs_spi_run("UPDATE esrs.subscriptions"
+						" SET aggregates = pg_catalog.array_remove(aggregates, $1)"
+						" WHERE $1 OPERATOR(pg_catalog.=) ANY (aggregates)",
+						1, types, values, NULL, SPI_OK_UPDATE);
+	n = esrs_spi_run("DELETE FROM esrs.subscriptions"
+					 " WHERE aggregates OPERATOR(pg_catalog.=) '{}' RETURNING name",
+					 0, NULL, NULL, NULL, SPI_OK_DELETE_RETURNING);
+	for (uint64 row = 0; row < n; row++)
+		ereport(NOTICE,
+				(errmsg("removed subscription \"%s\"",
+						SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1)),
+				 errdetail("It was to no other aggregate.")));
+	(void) esrs_spi_run("DELETE FROM esrs.checkpoints AS c"
+						" WHERE NOT EXISTS (SELECT FROM esrs.handlers AS h"
+						" WHERE h.name OPERATOR(pg_catalog.=) c.name)"
+						" AND NOT EXISTS (SELECT FROM esrs.subscriptions AS s"
+						" WHERE s.name OPERATOR(pg_catalog.=) c.name)",
+						0, NULL, NULL, NULL, SPI_OK_DELETE);
+	(void) esrs_spi_run("DELETE FROM esrs.dead_letters WHERE aggregate OPERATOR(pg_catalog.=) $1",
+						1, types, values, NULL, SPI_OK_DELETE);
 	(void) esrs_spi_run("DELETE FROM esrs.aggregates WHERE name OPERATOR(pg_catalog.=) $1",
 						1, types, values, NULL, SPI_OK_DELETE);
 	esrs_spi_end();

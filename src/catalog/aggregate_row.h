@@ -37,6 +37,7 @@ extern bool esrs_aggregate_row_read(const char *name, Oid *events, bool *adopted
 extern void esrs_aggregate_row_write(const char *name, Oid events, bool adopted,
 									 EsrsAggregateOptions *o, bool update);
 extern char *esrs_aggregate_row_of_table(Oid events);
+extern void esrs_aggregate_row_lock_consumers(const char *name);
 extern void esrs_aggregate_row_delete(const char *name);
 extern void esrs_aggregate_row_delete_history(const char *name);
 

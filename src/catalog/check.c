@@ -45,6 +45,7 @@ typedef struct Subject
 	char	   *functions[ESRS_CALLBACK_COUNT]; /* signatures, or NULL */
 	Oid			owners[2];		/* of a handler's functions */
 	Oid			run_as;			/* of a handler */
+	bool		async;			/* a handler that is asynchronous */
 } Subject;
 
 typedef struct Findings
@@ -93,7 +94,10 @@ read_subjects(const char *query, int nfunctions, uint64 *n)
 		for (int j = 0; nfunctions == 2 && j < 2; j++)
 			subjects[i].owners[j] = DatumGetObjectId(esrs_spi_column(i, 5 + j, &isnull));
 		if (nfunctions == 2)
+		{
 			subjects[i].run_as = DatumGetObjectId(esrs_spi_column(i, 7, &isnull));
+			subjects[i].async = DatumGetBool(esrs_spi_column(i, 8, &isnull));
+		}
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);
@@ -348,7 +352,63 @@ check_handler(Findings *f, Subject *s)
 							format_procedure(oid)),
 				   psprintf("REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC;", format_procedure(oid)));
 	}
-	check_pinned(f, s, functions);
+	if (!s->async)
+		check_pinned(f, s, functions);
+}
+
+/* How far consumers of the feed are must fit what they consume. */
+static void
+check_progress(Findings *f, Subject *s)
+{
+	static const char query[] =
+	"SELECT k.name, k.kind, k.status, k.partitions, pg_catalog.count(c.*),"
+	" coalesce(pg_catalog.max(c.position), 0),"
+	" (SELECT pg_catalog.count(*) FROM esrs.dead_letters AS d"
+	" WHERE d.handler OPERATOR(pg_catalog.=) k.name)"
+	" FROM (SELECT name, 'event handler' AS kind, status, partitions FROM esrs.handlers"
+	" WHERE mode OPERATOR(pg_catalog.=) 'async'"
+	" UNION ALL SELECT name, 'subscription', status, 1 FROM esrs.subscriptions) AS k"
+	" LEFT JOIN esrs.checkpoints AS c ON c.name OPERATOR(pg_catalog.=) k.name"
+	" AND c.partition OPERATOR(pg_catalog.<) k.partitions"
+	" GROUP BY k.name, k.kind, k.status, k.partitions ORDER BY k.name";
+	EsrsIdentity before;
+	int64		greatest = 0;
+	uint64		n;
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	n = esrs_spi_run(query, 0, NULL, NULL, NULL, SPI_OK_SELECT);
+	for (uint64 i = 0; i < n; i++)
+	{
+		char	   *name = esrs_spi_text(i, 1);
+		char	   *kind = esrs_spi_text(i, 2);
+		bool		isnull;
+		int			partitions = DatumGetInt32(esrs_spi_column(i, 4, &isnull));
+		int64		checkpoints = DatumGetInt64(esrs_spi_column(i, 5, &isnull));
+		int64		letters = DatumGetInt64(esrs_spi_column(i, 7, &isnull));
+
+		greatest = Max(greatest, DatumGetInt64(esrs_spi_column(i, 6, &isnull)));
+		if (checkpoints < partitions)
+			report(f, "error", name,
+				   psprintf("%s \"%s\" has lost its place: it has " INT64_FORMAT " of %d checkpoints, and does nothing without",
+							kind, name, checkpoints, partitions),
+				   psprintf("SELECT esrs_reset_handler('%s', ...) tells it where to go on.", name));
+		if (strcmp(esrs_spi_text(i, 3), "failed") == 0)
+			report(f, "error", name,
+				   psprintf("%s \"%s\" has stopped at an event that it cannot handle", kind, name),
+				   psprintf("See esrs_lag; then SELECT esrs_resume_handler('%s').", name));
+		if (letters > 0)
+			report(f, "warning", name,
+				   psprintf("%s \"%s\" has " INT64_FORMAT " dead letters", kind, name, letters),
+				   psprintf("See esrs_dead_letters; then SELECT esrs_retry_dead_letters('%s'), or esrs_discard_dead_letters().",
+							name));
+	}
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	if (esrs_extension_raise_position(greatest))
+		report(f, "repaired", "esrs.position_seq",
+			   psprintf("a checkpoint at position " INT64_FORMAT " was ahead of the sequence", greatest),
+			   NULL);
 }
 
 /*
@@ -410,9 +470,15 @@ esrs_check(PG_FUNCTION_ARGS)
 		check_contained(&f, &subjects[i], check_aggregate);
 	}
 	subjects = read_subjects("SELECT name, NULL::pg_catalog.regclass, handler, delete_handler,"
-							 " handler_owner, delete_handler_owner, run_as"
+							 " handler_owner, delete_handler_owner, run_as,"
+							 " mode OPERATOR(pg_catalog.=) 'async'"
 							 " FROM esrs.handlers ORDER BY ordinal", 2, &n);
 	for (uint64 i = 0; i < n; i++)
 		check_contained(&f, &subjects[i], check_handler);
+	{
+		Subject		feed = {.name = "esrs.checkpoints"};
+
+		check_contained(&f, &feed, check_progress);
+	}
 	return (Datum) 0;
 }

@@ -63,7 +63,15 @@ esrs_datum_event(const char *aggregate, const EsrsRecord *record)
 	return HeapTupleGetDatum(tuple);
 }
 
-/* An esrs_event[] of the records in a list, in the current context. */
+/* An esrs_event[] of so many, in the current context. */
+Datum
+esrs_datum_array_of_events(Datum *events, int n)
+{
+	return PointerGetDatum(construct_array(events, n, esrs_extension()->event_type, -1,
+										   false, TYPALIGN_DOUBLE));
+}
+
+/* The same of the records in a list. */
 Datum
 esrs_datum_event_array(const char *aggregate, List *records)
 {
@@ -75,9 +83,7 @@ esrs_datum_event_array(const char *aggregate, List *records)
 		CHECK_FOR_INTERRUPTS();
 		elements[foreach_current_index(lc)] = esrs_datum_event(aggregate, lfirst(lc));
 	}
-	return PointerGetDatum(construct_array(elements, list_length(records),
-										   esrs_extension()->event_type, -1,
-										   false, TYPALIGN_DOUBLE));
+	return esrs_datum_array_of_events(elements, list_length(records));
 }
 
 static void

@@ -16,6 +16,7 @@
 extern void esrs_datum_event_values(const char *aggregate, const EsrsRecord *record,
 									Datum *values, bool *nulls);
 extern Datum esrs_datum_event(const char *aggregate, const EsrsRecord *record);
+extern Datum esrs_datum_array_of_events(Datum *events, int n);
 extern Datum esrs_datum_event_array(const char *aggregate, List *records);
 extern void esrs_datum_read_event(Datum event, EsrsRecord *record);
 extern Datum esrs_datum_state(const pg_uuid_t *id, int32 sequence_number, Jsonb *state);

@@ -528,6 +528,7 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 	esrs_register_begin("esrs_unregister_aggregate()");
 	if (!esrs_aggregate_row_read(name, &events, &adopted, &o))
 		esrs_aggregate_missing(name);
+	esrs_aggregate_row_lock_consumers(name);
 	if (esrs_register_lock_owned(name, events, o.registered_by, AccessExclusiveLock))
 	{
 		char	   *table = esrs_event_table_name(events);

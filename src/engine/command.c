@@ -23,6 +23,7 @@
 #include "config.h"
 #include "engine/metadata.h"
 #include "engine/state.h"
+#include "handler/invoke.h"
 #include "handler/transactional.h"
 #include "miscadmin.h"
 #include "signal/notify.h"
@@ -73,9 +74,9 @@ prepare_frame(Frame *frame, EsrsAggregate *agg, const pg_uuid_t *id)
 				(errcode(ESRS_ERRCODE_NESTING),
 				 errmsg("instance %s of aggregate \"%s\" is being handled and cannot be changed",
 						esrs_uuid_text(id), agg->name),
-				 esrs_transactional_running() != NULL ?
+				 esrs_invoke_running() != NULL ?
 				 errdetail("Its events are being dispatched, and event handler \"%s\" is running.",
-						   esrs_transactional_running()) :
+						   esrs_invoke_running()) :
 				 errdetail("One of its callbacks is running."),
 				 errhint("Issue the command after this one, or let handle_command emit both events.")));
 	if (frame->depth > esrs_config_max_nesting)

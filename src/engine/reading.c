@@ -23,6 +23,7 @@
 #include "signal/notify.h"
 #include "store/lock.h"
 #include "store/position.h"
+#include "store/feed.h"
 #include "store/read.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -224,11 +225,10 @@ Datum
 esrs_feed(PG_FUNCTION_ARGS)
 {
 	static const pg_uuid_t no_id = {{0}};
-	int64		after = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
+	EsrsFeedRange range = {.after = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1)};
 	EventSet	set;
 	List	   *aggregates;
 	uint32	   *hashes;
-	int64		safe;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
@@ -249,8 +249,9 @@ esrs_feed(PG_FUNCTION_ARGS)
 	 * first the bound, then, in there, the snapshot: never the other way
 	 * round
 	 */
-	safe = esrs_position_safe(hashes, list_length(aggregates));
-	esrs_read_feed(aggregates, after, safe, set.wanted, put_event, &set);
+	range.upto = esrs_position_safe(hashes, list_length(aggregates));
+	range.max = set.wanted;
+	esrs_feed_read(NULL, aggregates, &range, put_event, &set);
 	esrs_call_end(set.call);
 	return (Datum) 0;
 }

@@ -20,14 +20,11 @@
 #include "handler/transactional.h"
 
 #include "access/xact.h"
-#include "base/security.h"
 #include "base/uuid.h"
-#include "catalog/aggregate_load.h"
 #include "catalog/datum.h"
-#include "catalog/extension.h"
+#include "handler/invoke.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 
 /* The events of one command, or more of them, that wait for their turn. */
 typedef struct Batch
@@ -44,150 +41,15 @@ typedef struct Batch
 /* What is being dispatched; NULL if nothing is. */
 static Batch *current = NULL;
 static const EsrsRecord *current_record = NULL;
-static EsrsHandler *current_handler = NULL;
 
 /* The waiting batches, and where they live while something is dispatched. */
 static List *queue = NIL;
 static MemoryContext queue_context = NULL;
 
 /* ------------------------------------------------------------------------
- * Calling one handler
- * ------------------------------------------------------------------------
- */
-typedef struct HandlerCall
-{
-	EsrsFunction *function;
-	Datum		argument;
-} HandlerCall;
-
-static void
-call_body(EsrsCall *call, void *arg)
-{
-	HandlerCall *h = (HandlerCall *) arg;
-	NullableDatum args[1] = {{h->argument, false}};
-	bool		isnull;
-
-	(void) esrs_function_call(h->function, call->context, 1, args, &isnull);
-}
-
-static void
-handler_error_context(void *arg)
-{
-	errcontext("event handler \"%s\"", ((EsrsHandler *) arg)->name);
-}
-
-/*
- * A handler's function was missing when the aggregate was loaded, or was
- * dropped since: take the one that is there now.  Raises 42883 if there is
- * none, or one of a stranger; 42809 or 22023 if it does not fit.
- */
-static void
-find_again(EsrsAggregate *agg, EsrsHandler *handler, EsrsFunction *function,
-		   const char *signature)
-{
-	const EsrsExtension *ext = esrs_extension();
-	bool		deletion = function == &handler->delete_function;
-	EsrsIdentity before;
-	Oid			found;
-
-	/* not as the caller, who may lack USAGE on its schema */
-	esrs_security_become(&before, ext->owner);
-	found = esrs_function_find(signature);
-	esrs_security_restore(&before);
-	if (!OidIsValid(found))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function %s of event handler \"%s\" does not exist", signature, handler->name),
-				 errhint("Create it again, name another with esrs_alter_handler(), or call esrs_unregister_handler('%s').",
-						 handler->name)));
-	if (deletion)
-		esrs_handler_check_delete(found);
-	else if (esrs_handler_check(found, ext->event_type, ext->event_array_type) != handler->set_based)
-		elog(ERROR, "function %s of event handler \"%s\" takes another argument than its signature says",
-			 signature, handler->name);
-	if (!esrs_aggregate_trusts(handler, found, deletion))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function %s of event handler \"%s\" was created by another role",
-						signature, handler->name),
-				 errhint("If it is meant, name it again with esrs_alter_handler('%s', ...).",
-						 handler->name)));
-	esrs_function_init(function, found, agg->context);
-}
-
-/*
- * Call a handler with one argument.  The function must not return a set, which
- * registration saw to.
- */
-static void
-call_handler(EsrsAggregate *agg, EsrsHandler *handler, EsrsFunction *function,
-			 const char *signature, const pg_uuid_t *id, Datum argument)
-{
-	EsrsHandler *outer = current_handler;
-	HandlerCall h = {function, argument};
-	ErrorContextCallback error_context;
-	EsrsCall   *call;
-
-	/* a handler may have dropped it while events wait */
-	if (!OidIsValid(function->oid) ||
-		!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function->oid)))
-		find_again(agg, handler, function, signature);
-	error_context.callback = handler_error_context;
-	error_context.arg = handler;
-	error_context.previous = error_context_stack;
-	error_context_stack = &error_context;
-
-	call = esrs_call_begin(agg->name, id, 0, NULL);
-	current_handler = handler;
-	PG_TRY();
-	{
-		esrs_call_run(call, "event handler", NULL, call_body, &h);
-	}
-	PG_FINALLY();
-	{
-		current_handler = outer;
-	}
-	PG_END_TRY();
-	esrs_call_end(call);
-
-	error_context_stack = error_context.previous;
-}
-
-/* ------------------------------------------------------------------------
  * Dispatching one batch
  * ------------------------------------------------------------------------
  */
-
-/* Does the handler want events of this type? */
-static bool
-wants(EsrsHandler *handler, const char *type)
-{
-	ListCell   *lc;
-
-	if (handler->event_types == NIL)
-		return true;
-	foreach(lc, handler->event_types)
-	{
-		if (type != NULL && strcmp((char *) lfirst(lc), type) == 0)
-			return true;
-	}
-	return false;
-}
-
-static bool
-wants_record(EsrsAggregate *agg, EsrsHandler *handler, EsrsRecord *record)
-{
-	char	   *type;
-	bool		result;
-
-	if (handler->event_types == NIL)
-		return true;
-	type = esrs_document_type(record->event, agg->routine.event_type_path);
-	result = wants(handler, type);
-	if (type != NULL)
-		pfree(type);
-	return result;
-}
 
 static void
 dispatch_record(EsrsAggregate *agg, EsrsRecord *record, MemoryContext scratch)
@@ -200,11 +62,11 @@ dispatch_record(EsrsAggregate *agg, EsrsRecord *record, MemoryContext scratch)
 		EsrsHandler *handler = (EsrsHandler *) lfirst(lc);
 		MemoryContext before;
 
-		if (handler->set_based || !wants_record(agg, handler, record))
+		if (handler->set_based || !esrs_invoke_wants(agg, handler, record))
 			continue;
 		before = MemoryContextSwitchTo(scratch);
-		call_handler(agg, handler, &handler->function, handler->signature,
-					 &record->aggregate_id, esrs_datum_event(agg->name, record));
+		esrs_invoke(handler, agg->name, &record->aggregate_id,
+					esrs_datum_event(agg->name, record), false);
 		MemoryContextSwitchTo(before);
 		MemoryContextReset(scratch);
 	}
@@ -219,7 +81,7 @@ dispatch_set(EsrsAggregate *agg, EsrsHandler *handler, List *records, MemoryCont
 
 	foreach(lc, records)
 	{
-		if (wants_record(agg, handler, (EsrsRecord *) lfirst(lc)))
+		if (esrs_invoke_wants(agg, handler, (EsrsRecord *) lfirst(lc)))
 			wanted = lappend(wanted, lfirst(lc));
 	}
 	if (wanted != NIL)
@@ -227,8 +89,8 @@ dispatch_set(EsrsAggregate *agg, EsrsHandler *handler, List *records, MemoryCont
 		EsrsRecord *last = (EsrsRecord *) llast(wanted);
 
 		current_record = last;
-		call_handler(agg, handler, &handler->function, handler->signature,
-					 &last->aggregate_id, esrs_datum_event_array(agg->name, wanted));
+		esrs_invoke(handler, agg->name, &last->aggregate_id,
+					esrs_datum_event_array(agg->name, wanted), false);
 	}
 	MemoryContextSwitchTo(before);
 	MemoryContextReset(scratch);
@@ -274,8 +136,7 @@ dispatch_deletion(EsrsAggregate *agg, Batch *batch)
 		EsrsHandler *handler = (EsrsHandler *) lfirst(lc);
 
 		if (handler->delete_signature != NULL)
-			call_handler(agg, handler, &handler->delete_function,
-						 handler->delete_signature, &batch->id, UUIDPGetDatum(&batch->id));
+			esrs_invoke(handler, agg->name, &batch->id, UUIDPGetDatum(&batch->id), true);
 	}
 }
 
@@ -330,7 +191,6 @@ dispatch_all(EsrsAggregate *first_agg, Batch *first)
 	{
 		current = NULL;
 		current_record = NULL;
-		current_handler = NULL;
 		queue = NIL;
 	}
 	PG_END_TRY();
@@ -375,22 +235,15 @@ esrs_transactional_delete(EsrsAggregate *agg, const pg_uuid_t *id, int depth)
 
 /*
  * The event whose handler is running, or NULL; the depth of its command is set
- * also for a delete handler.
+ * also for a delete handler.  An asynchronous handler's command is at top level.
  */
 const EsrsRecord *
 esrs_transactional_cause(int *depth)
 {
 	if (current == NULL)
-		return NULL;
+		return esrs_invoke_cause();
 	*depth = current->depth;
 	return current_record;
-}
-
-/* The name of the handler that is running, or NULL. */
-const char *
-esrs_transactional_running(void)
-{
-	return current_handler ? current_handler->name : NULL;
 }
 
 /* Is this instance being dispatched, its events or its deletion? */

@@ -16,7 +16,6 @@
 extern void esrs_transactional_run(EsrsAggregate *agg, List *records, int depth);
 extern void esrs_transactional_delete(EsrsAggregate *agg, const pg_uuid_t *id, int depth);
 extern const EsrsRecord *esrs_transactional_cause(int *depth);
-extern const char *esrs_transactional_running(void);
 extern bool esrs_transactional_is_dispatching(Oid events, const pg_uuid_t *id);
 extern void esrs_transactional_init(void);
 

@@ -3,10 +3,11 @@
  * notify.c
  *	  Notifications of new events by NOTIFY, and the form of messages.
  *
- * What was appended is remembered, savepoint by savepoint, and told just
- * before the transaction commits: one notification per event, in order, on
- * the channel <aggregate>_events; of an aggregate with more than 100 events in
- * one transaction, one summary.
+ * By default the background worker tells, from the feed: announce.c.  Where the
+ * aggregate wants it so, or there is no worker, what was appended is remembered,
+ * savepoint by savepoint, and told just before the transaction commits.  One
+ * notification per event, in order, on the channel <aggregate>_events; of an
+ * aggregate with more than 100 events at once, one summary.
  *
  * A notification is a hint, never the truth: it is lost when nobody listens,
  * and every role may send one.  By default it holds no data of the event,
@@ -24,6 +25,7 @@
 #include "commands/async.h"
 #include "config.h"
 #include "pgtime.h"
+#include "signal/wakeup.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -34,19 +36,13 @@
 /* More events of one aggregate in one transaction are told by a summary. */
 #define MAX_SINGLE		100
 
-/* An event, or a deletion, that is to be told. */
+/* An event that this transaction has to tell. */
 typedef struct Pending
 {
+	EsrsNotice	notice;			/* must be first: esrs_notify_send() wants
+								 * these */
 	SubTransactionId subid;
-	char		aggregate[NAMEDATALEN];
-	bool		deletion;
-	bool		truncated;		/* its message did not fit */
-	pg_uuid_t	id;
-	pg_uuid_t	aggregate_id;
-	int32		sequence_number;
-	int64		position;
 	int			nth;			/* of its aggregate in this transaction */
-	char	   *message;		/* or NULL: a reference */
 } Pending;
 
 /* In TopTransactionContext. */
@@ -114,40 +110,105 @@ esrs_notify_message(StringInfo out, const EsrsRecord *record, bool with_position
 	appendStringInfoChar(out, '}');
 }
 
+/* Who tells of an aggregate's events: its option, or the setting. */
+EsrsNotifyMode
+esrs_notify_mode(EsrsAggregate *agg)
+{
+	return agg->notify < 0 ? esrs_config_notify : agg->notify;
+}
+
+/* Does a notification of an aggregate's events contain them? */
+bool
+esrs_notify_contains_event(EsrsAggregate *agg)
+{
+	return (agg->notify_payload < 0 ? esrs_config_notify_payload :
+			agg->notify_payload) == ESRS_PAYLOAD_EVENT;
+}
+
+/*
+ * Fill what is to be told of an event or a deletion.  If a notification is to
+ * contain the event, record->event is set; its message is made in the current
+ * context, if wanted.
+ */
+void
+esrs_notify_fill(EsrsNotice *notice, EsrsAggregate *agg, const EsrsRecord *record,
+				 bool want_message)
+{
+	StringInfoData message;
+
+	memset(notice, 0, sizeof(*notice));
+	strlcpy(notice->aggregate, agg->name, sizeof(notice->aggregate));
+	notice->deletion = record->deletion;
+	notice->id = record->id;
+	notice->aggregate_id = record->aggregate_id;
+	notice->sequence_number = record->sequence_number;
+	notice->position = record->position;
+	if (record->deletion || !esrs_notify_contains_event(agg))
+		return;
+	notice->truncated = true;
+	if (!want_message || record->event == NULL ||
+		VARSIZE(record->event) > 16 * MAX_PAYLOAD)
+		return;
+	initStringInfo(&message);
+	esrs_notify_message(&message, record, true);
+	if (message.len > MAX_PAYLOAD)
+		pfree(message.data);
+	else
+	{
+		notice->message = message.data;
+		notice->truncated = false;
+	}
+}
+
 /* ------------------------------------------------------------------------
  * Remembering
  * ------------------------------------------------------------------------
  */
 
-static Pending *
-remember(EsrsAggregate *agg, const pg_uuid_t *aggregate_id, int64 position)
+/* How often an aggregate stands in the list already. */
+static int
+count_before(const char *aggregate)
 {
-	Pending    *p = palloc0(sizeof(Pending));
-
 	/* its predecessor is the last one, as a rule */
-	p->nth = 1;
 	for (int i = list_length(pending) - 1; i >= 0; i--)
 	{
 		Pending    *before = (Pending *) list_nth(pending, i);
 
-		if (strcmp(before->aggregate, agg->name) == 0)
-		{
-			p->nth = before->nth + 1;
-			break;
-		}
+		if (strcmp(before->notice.aggregate, aggregate) == 0)
+			return before->nth;
 	}
-	p->subid = GetCurrentSubTransactionId();
-	strlcpy(p->aggregate, agg->name, sizeof(p->aggregate));
-	p->aggregate_id = *aggregate_id;
-	p->position = position;
-	pending = lappend(pending, p);
-	return p;
+	return 0;
 }
 
-static bool
-is_silent(EsrsAggregate *agg)
+static void
+remember(EsrsAggregate *agg, const EsrsRecord *record)
 {
-	return (agg->notify < 0 ? esrs_config_notify : agg->notify) == ESRS_NOTIFY_OFF;
+	Pending    *p = palloc0(sizeof(Pending));
+
+	p->nth = count_before(agg->name) + 1;
+	p->subid = GetCurrentSubTransactionId();
+
+	/* beyond the limit a summary is likely: keep no messages for it */
+	esrs_notify_fill(&p->notice, agg, record, p->nth <= MAX_SINGLE);
+	pending = lappend(pending, p);
+}
+
+/*
+ * Does a transaction tell of its events itself?  If the worker is to do it, but
+ * there cannot be one, it does.
+ */
+static bool
+tells(EsrsAggregate *agg)
+{
+	switch (esrs_notify_mode(agg))
+	{
+		case ESRS_NOTIFY_COMMIT:
+			return true;
+		case ESRS_NOTIFY_WORKER:
+			return !esrs_wakeup_worker_may_run();
+		default:
+			return false;
+	}
 }
 
 /* Events were appended; tell at commit.  Each record->event is set. */
@@ -155,36 +216,14 @@ void
 esrs_notify_appended(EsrsAggregate *agg, List *records)
 {
 	MemoryContext before;
-	int			payload = agg->notify_payload < 0 ? esrs_config_notify_payload : agg->notify_payload;
 	ListCell   *lc;
 
-	if (is_silent(agg) || records == NIL)
+	if (records == NIL || !tells(agg))
 		return;
 	before = MemoryContextSwitchTo(TopTransactionContext);
 	foreach(lc, records)
 	{
-		EsrsRecord *record = (EsrsRecord *) lfirst(lc);
-		Pending    *p = remember(agg, &record->aggregate_id, record->position);
-
-		p->id = record->id;
-		p->sequence_number = record->sequence_number;
-
-		/* beyond the limit a summary is likely: keep no messages for it */
-		if (payload == ESRS_PAYLOAD_EVENT && p->nth <= MAX_SINGLE &&
-			VARSIZE(record->event) <= 16 * MAX_PAYLOAD)
-		{
-			StringInfoData message;
-
-			initStringInfo(&message);
-			esrs_notify_message(&message, record, true);
-			p->truncated = message.len > MAX_PAYLOAD;
-			if (p->truncated)
-				pfree(message.data);
-			else
-				p->message = message.data;
-		}
-		else
-			p->truncated = payload == ESRS_PAYLOAD_EVENT;
+		remember(agg, (EsrsRecord *) lfirst(lc));
 	}
 	MemoryContextSwitchTo(before);
 }
@@ -193,12 +232,13 @@ esrs_notify_appended(EsrsAggregate *agg, List *records)
 void
 esrs_notify_deleted(EsrsAggregate *agg, const pg_uuid_t *id, int64 position)
 {
+	EsrsRecord	record = {.deletion = true,.aggregate_id = *id,.position = position};
 	MemoryContext before;
 
-	if (is_silent(agg))
+	if (!tells(agg))
 		return;
 	before = MemoryContextSwitchTo(TopTransactionContext);
-	remember(agg, id, position)->deletion = true;
+	remember(agg, &record);
 	MemoryContextSwitchTo(before);
 }
 
@@ -217,7 +257,7 @@ send(const char *aggregate, const char *payload)
 }
 
 static void
-send_single(const Pending *p)
+send_single(const EsrsNotice *p)
 {
 	StringInfoData payload;
 
@@ -241,7 +281,7 @@ send_single(const Pending *p)
 	pfree(payload.data);
 }
 
-/* What one transaction has to tell of one aggregate. */
+/* What there is to tell of one aggregate. */
 typedef struct Summary
 {
 	const char *aggregate;
@@ -264,15 +304,19 @@ summary_of(List *summaries, const char *aggregate)
 	return NULL;
 }
 
-static void
-send_all(void)
+/*
+ * Send notifications of a list of EsrsNotice, at the commit of this transaction;
+ * of an aggregate that has too many, one for all.
+ */
+void
+esrs_notify_send(List *notices)
 {
 	List	   *summaries = NIL;
 	ListCell   *lc;
 
-	foreach(lc, pending)
+	foreach(lc, notices)
 	{
-		Pending    *p = (Pending *) lfirst(lc);
+		EsrsNotice *p = (EsrsNotice *) lfirst(lc);
 		Summary    *s = summary_of(summaries, p->aggregate);
 
 		if (s == NULL)
@@ -286,9 +330,9 @@ send_all(void)
 		s->from = Min(s->from, p->position);
 		s->to = Max(s->to, p->position);
 	}
-	foreach(lc, pending)
+	foreach(lc, notices)
 	{
-		Pending    *p = (Pending *) lfirst(lc);
+		EsrsNotice *p = (EsrsNotice *) lfirst(lc);
 		Summary    *s = summary_of(summaries, p->aggregate);
 
 		if (s->count <= MAX_SINGLE)
@@ -312,14 +356,14 @@ transaction_event(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 			if (pending != NIL)
-				send_all();
+				esrs_notify_send(pending);
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			if (pending != NIL)
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("cannot PREPARE a transaction that has to send notifications of events"),
-						 errhint("SET esrs.notify = off before the command, or set the aggregate's option \"notify\" to \"off\".")));
+						 errhint("Set the aggregate's option \"notify\" to \"worker\" or \"off\".")));
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:

@@ -45,6 +45,7 @@
 #include "utils/resowner.h"
 
 PG_FUNCTION_INFO_V1(esrs_next_position);
+PG_FUNCTION_INFO_V1(esrs_lock_hash);
 
 /* 4th field of the tag; the SQL functions use 1 and 2 */
 #define BOUND_LOCK_CLASS	0xE545
@@ -54,13 +55,16 @@ static LocalTransactionId published_in = InvalidLocalTransactionId;
 static uint32 *published = NULL;
 static int	npublished = 0;
 static int	published_size = 0;
+static int64 first_bound;		/* the lowest of them */
+
+static EsrsPublishHook publish_hook = NULL;
 
 /*
  * The last value of the sequence, 0 if none was drawn yet.  Read from its page
  * under a shared lock: no privilege of the caller is needed.
  */
-static int64
-sequence_last_value(void)
+int64
+esrs_position_head(void)
 {
 	Relation	rel = relation_open(esrs_extension()->position_seq, AccessShareLock);
 	Buffer		buffer = ReadBuffer(rel, 0);
@@ -95,6 +99,7 @@ static void
 publish(uint32 hash)
 {
 	ResourceOwner owner = CurrentResourceOwner;
+	int64		bound;
 	LOCKTAG		tag;
 
 	/* make room first: nothing may fail once the lock is held */
@@ -114,8 +119,8 @@ publish(uint32 hash)
 		published_size = size;
 	}
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, hash, (uint32) sequence_last_value(),
-						 BOUND_LOCK_CLASS);
+	bound = esrs_position_head();
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, hash, (uint32) bound, BOUND_LOCK_CLASS);
 
 	/* of the transaction, so that ROLLBACK TO SAVEPOINT does not release it */
 	CurrentResourceOwner = TopTransactionResourceOwner;
@@ -128,7 +133,26 @@ publish(uint32 hash)
 		CurrentResourceOwner = owner;
 	}
 	PG_END_TRY();
+	if (npublished == 0)
+		first_bound = bound;
 	published[npublished++] = hash;
+}
+
+/* Set the function that is told of bounds.  Called once, at load. */
+void
+esrs_position_set_hook(EsrsPublishHook hook)
+{
+	publish_hook = hook;
+}
+
+/*
+ * Positions that this transaction has drawn are greater than this; -1 if it has
+ * drawn none.
+ */
+int64
+esrs_position_own_bound(void)
+{
+	return published_in == ESRS_MY_LXID && npublished > 0 ? first_bound : -1;
 }
 
 /* Draw a position for an event of the aggregate with this hash of its name. */
@@ -136,8 +160,65 @@ int64
 esrs_position_next(uint32 aggregate_hash)
 {
 	if (!is_published(aggregate_hash))
+	{
 		publish(aggregate_hash);
+		if (publish_hook)
+			publish_hook(aggregate_hash);
+	}
 	return nextval_internal(esrs_extension()->position_seq, false);
+}
+
+/*
+ * The lowest bound that writers of some aggregates have published, or "head";
+ * n < 0: of all.  "head" was read before.
+ */
+static int64
+lowest_bound(int64 head, const uint32 *aggregate_hashes, int n)
+{
+	int64		lowest = head;
+	LockData   *locks = GetLockStatusData();
+
+	for (int i = 0; i < locks->nelements; i++)
+	{
+		LOCKTAG    *tag = &locks->locks[i].locktag;
+		bool		concerns = n < 0;
+
+		if (tag->locktag_type != LOCKTAG_ADVISORY ||
+			tag->locktag_field4 != BOUND_LOCK_CLASS ||
+			tag->locktag_field1 != MyDatabaseId)
+			continue;
+		for (int j = 0; j < n && !concerns; j++)
+			concerns = tag->locktag_field2 == aggregate_hashes[j];
+		if (concerns)
+		{
+			/* the tag has 32 bits; what is in flight spans fewer */
+			int64		bound = head + (int32) (tag->locktag_field3 - (uint32) head);
+
+			lowest = Min(lowest, bound);
+		}
+	}
+	pfree(locks->locks);
+	pfree(locks);
+	return lowest;
+}
+
+/*
+ * The safe position of all aggregates, and the last position that was drawn, for
+ * whoever wants to know whether somebody is still at work.  Nothing is checked.
+ */
+int64
+esrs_position_safe_of_all(int64 *head)
+{
+	*head = esrs_position_head();
+	return lowest_bound(*head, NULL, -1);
+}
+
+/* The same of some aggregates: to be looked at, not to be relied upon. */
+int64
+esrs_position_bound(const uint32 *aggregate_hashes, int n, int64 *head)
+{
+	*head = esrs_position_head();
+	return lowest_bound(*head, aggregate_hashes, n);
 }
 
 /*
@@ -148,10 +229,6 @@ esrs_position_next(uint32 aggregate_hash)
 int64
 esrs_position_safe(const uint32 *aggregate_hashes, int n)
 {
-	int64		head;
-	int64		safe;
-	LockData   *locks;
-
 	if (RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
@@ -163,29 +240,7 @@ esrs_position_safe(const uint32 *aggregate_hashes, int n)
 				 errmsg("the feed cannot be read at this isolation level"),
 				 errdetail("The snapshot of the transaction is older than the bound up to which the feed is complete."),
 				 errhint("Use READ COMMITTED.")));
-	head = sequence_last_value();
-	safe = head;
-	locks = GetLockStatusData();
-	for (int i = 0; i < locks->nelements; i++)
-	{
-		LOCKTAG    *tag = &locks->locks[i].locktag;
-
-		if (tag->locktag_type != LOCKTAG_ADVISORY ||
-			tag->locktag_field4 != BOUND_LOCK_CLASS ||
-			tag->locktag_field1 != MyDatabaseId)
-			continue;
-		for (int j = 0; j < n; j++)
-		{
-			if (tag->locktag_field2 == aggregate_hashes[j])
-			{
-				/* the tag has 32 bits; what is in flight spans fewer */
-				int64		bound = head + (int32) (tag->locktag_field3 - (uint32) head);
-
-				safe = Min(safe, bound);
-			}
-		}
-	}
-	return safe;
+	return lowest_bound(esrs_position_head(), aggregate_hashes, n);
 }
 
 /*
@@ -205,4 +260,11 @@ esrs_next_position(PG_FUNCTION_ARGS)
 				 errmsg("name of an aggregate must not be null")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	PG_RETURN_INT64(esrs_position_next(esrs_aggregate_hash(name)));
+}
+
+/* esrs.lock_hash(aggregate) returns oid: how pg_locks shows an aggregate's bounds */
+Datum
+esrs_lock_hash(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_OID((Oid) esrs_aggregate_hash(text_to_cstring(PG_GETARG_TEXT_PP(0))));
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * read.c
- *	  Reading stored events: those of one instance, and the feed.
+ *	  Reading the stored events of one instance.  The feed is in feed.c.
  *
  * Events are read in portions of bounded size, so that memory does not grow
  * with the length of a stream; all portions use one snapshot.
@@ -32,40 +32,37 @@
 #define PORTION			500
 #define PORTION_TEXT	"500"
 
-#define EVENT_COLUMNS	"id, aggregate_id, payload, occurred_on, sequence_number," \
-						" version, position, metadata"
-
-/* The event in a row; columns as in EVENT_COLUMNS, from "first" on. */
-static void
-fill_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc, int first)
+/* The event in a row whose first columns are ESRS_READ_COLUMNS; it borrows from it. */
+void
+esrs_read_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc)
 {
 	Datum		value;
 	bool		isnull;
 
 	memset(record, 0, sizeof(*record));
-	value = SPI_getbinval(tuple, desc, first, &isnull);
+	value = SPI_getbinval(tuple, desc, 1, &isnull);
 	record->deletion = isnull;
 	if (!isnull)
 		record->id = *DatumGetUUIDP(value);
-	value = SPI_getbinval(tuple, desc, first + 1, &isnull);
+	value = SPI_getbinval(tuple, desc, 2, &isnull);
 	if (isnull)
 		ereport(ERROR,
 				(errcode(ESRS_ERRCODE_BAD_EVENT),
 				 errmsg("event in an events table has no aggregate_id")));
 	record->aggregate_id = *DatumGetUUIDP(value);
-	value = SPI_getbinval(tuple, desc, first + 2, &isnull);
+	value = SPI_getbinval(tuple, desc, 3, &isnull);
 	if (isnull && !record->deletion)
 		ereport(ERROR,
 				(errcode(ESRS_ERRCODE_BAD_EVENT),
 				 errmsg("event in an events table has no payload")));
 	record->payload = isnull ? NULL : DatumGetJsonbP(value);
-	record->occurred_on = DatumGetTimestampTz(SPI_getbinval(tuple, desc, first + 3, &isnull));
-	value = SPI_getbinval(tuple, desc, first + 4, &isnull);
+	record->occurred_on = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 4, &isnull));
+	value = SPI_getbinval(tuple, desc, 5, &isnull);
 	record->sequence_number = isnull ? 0 : DatumGetInt32(value);
-	value = SPI_getbinval(tuple, desc, first + 5, &isnull);
+	value = SPI_getbinval(tuple, desc, 6, &isnull);
 	record->version = isnull ? ESRS_NO_VERSION : DatumGetInt32(value);
-	record->position = DatumGetInt64(SPI_getbinval(tuple, desc, first + 6, &isnull));
-	value = SPI_getbinval(tuple, desc, first + 7, &isnull);
+	record->position = DatumGetInt64(SPI_getbinval(tuple, desc, 7, &isnull));
+	value = SPI_getbinval(tuple, desc, 8, &isnull);
 	record->metadata = isnull ? NULL : DatumGetJsonbP(value);
 }
 
@@ -105,7 +102,7 @@ deliver(uint64 n, MemoryContext row_context, EsrsReader reader, void *arg, int32
 		EsrsRecord	record;
 
 		CHECK_FOR_INTERRUPTS();
-		fill_record(&record, table->vals[i], table->tupdesc, 1);
+		esrs_read_record(&record, table->vals[i], table->tupdesc);
 		*last = record.sequence_number;
 		MemoryContextSwitchTo(before);
 		more = reader(&record, arg);
@@ -137,7 +134,7 @@ esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to
 		int32		last = from;
 
 		values[1] = Int32GetDatum(from);
-		n = select_as(agg, plan, "SELECT " EVENT_COLUMNS " FROM %s"
+		n = select_as(agg, plan, "SELECT " ESRS_READ_COLUMNS " FROM %s"
 					  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
 					  " AND sequence_number OPERATOR(pg_catalog.>=) $2"
 					  " AND sequence_number OPERATOR(pg_catalog.<=) $3"
@@ -172,159 +169,4 @@ esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 		newest->occurred_on = DatumGetTimestampTz(esrs_spi_column(0, 3, &isnull));
 	}
 	esrs_spi_end();
-}
-
-/* ------------------------------------------------------------------------
- * The feed
- * ------------------------------------------------------------------------
- */
-
-/* Deletions that are to be merged with events. */
-typedef struct Deletions
-{
-	uint64		n;
-	uint64		next;
-	EsrsRecord *records;
-	EsrsAggregate **aggregates;
-} Deletions;
-
-static void
-read_deletions(List *aggregates, int64 after, int64 upto, int64 max, Deletions *deletions)
-{
-	Oid			types[4] = {TEXTARRAYOID, INT8OID, INT8OID, INT8OID};
-	Datum		values[4];
-	Datum	   *names = palloc(sizeof(Datum) * list_length(aggregates));
-	EsrsIdentity before;
-	ListCell   *lc;
-
-	foreach(lc, aggregates)
-	{
-		names[foreach_current_index(lc)] =
-			CStringGetTextDatum(((EsrsAggregate *) lfirst(lc))->name);
-	}
-	values[0] = PointerGetDatum(construct_array(names, list_length(aggregates), TEXTOID, -1,
-												false, TYPALIGN_INT));
-	values[1] = Int64GetDatum(after);
-	values[2] = Int64GetDatum(upto);
-	values[3] = Int64GetDatum(max);
-	esrs_security_become(&before, esrs_extension()->owner);
-	esrs_spi_begin();
-	deletions->n = esrs_spi_run("SELECT NULL::pg_catalog.uuid, aggregate_id, NULL::pg_catalog.jsonb,"
-								" deleted_at, NULL::pg_catalog.int4, NULL::pg_catalog.int4,"
-								" position, metadata, aggregate FROM esrs.deletions"
-								" WHERE aggregate OPERATOR(pg_catalog.=) ANY ($1)"
-								" AND position OPERATOR(pg_catalog.>) $2"
-								" AND position OPERATOR(pg_catalog.<=) $3"
-								" ORDER BY position LIMIT $4",
-								4, types, values, NULL, SPI_OK_SELECT);
-	deletions->next = 0;
-	deletions->records = palloc(sizeof(EsrsRecord) * Max(deletions->n, 1));
-	deletions->aggregates = palloc(sizeof(EsrsAggregate *) * Max(deletions->n, 1));
-	for (uint64 i = 0; i < deletions->n; i++)
-	{
-		char	   *name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 9);
-		EsrsRecord	record;
-
-		fill_record(&record, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
-		deletions->records[i] = *esrs_event_copy(&record);
-		foreach(lc, aggregates)
-		{
-			if (strcmp(((EsrsAggregate *) lfirst(lc))->name, name) == 0)
-				deletions->aggregates[i] = (EsrsAggregate *) lfirst(lc);
-		}
-	}
-	esrs_spi_end();
-	esrs_security_restore(&before);
-}
-
-/* SELECT over all tables, merged by position. */
-static char *
-feed_query(List *aggregates)
-{
-	StringInfoData sql;
-	ListCell   *lc;
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT * FROM (");
-	foreach(lc, aggregates)
-	{
-		appendStringInfo(&sql, "%s(SELECT " EVENT_COLUMNS ", %d AS source FROM %s"
-						 " WHERE position OPERATOR(pg_catalog.>) $1"
-						 " AND position OPERATOR(pg_catalog.<=) $2"
-						 " ORDER BY position LIMIT " PORTION_TEXT ")",
-						 foreach_current_index(lc) == 0 ? "" : " UNION ALL ",
-						 foreach_current_index(lc),
-						 ((EsrsAggregate *) lfirst(lc))->table);
-	}
-	appendStringInfoString(&sql, ") AS f ORDER BY position LIMIT " PORTION_TEXT);
-	return sql.data;
-}
-
-/*
- * Read the events of several aggregates with after < position <= upto, and
- * the deletions of their instances, in order of position, with a snapshot
- * taken now.  As the current user: SELECT on each table is needed.  The reader
- * wants no more than max of them.
- *
- * Deletions come from a catalog that the current user may not read, so they
- * are fetched before, as its owner, and merged.  They are not subject to
- * row security.
- */
-void
-esrs_read_feed(List *aggregates, int64 after, int64 upto, int64 max,
-			   bool (*reader) (EsrsAggregate *agg, EsrsRecord *record, void *arg), void *arg)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetTransactionSnapshot());
-	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event",
-													  ALLOCSET_DEFAULT_SIZES);
-	Oid			types[2] = {INT8OID, INT8OID};
-	Deletions	deletions;
-	SPIPlanPtr	plan;
-	bool		more = true;
-	bool		last_portion = false;
-
-	read_deletions(aggregates, after, upto, max, &deletions);
-	esrs_spi_begin();
-	plan = esrs_spi_prepare_once(feed_query(aggregates), 2, types);
-	while (more && !last_portion)
-	{
-		Datum		values[2] = {Int64GetDatum(after), Int64GetDatum(upto)};
-		uint64		n = esrs_spi_select_at(plan, values, NULL, snapshot);
-		SPITupleTable *table = SPI_tuptable;
-
-		last_portion = n < PORTION;
-		for (uint64 i = 0; i < n && more; i++)
-		{
-			MemoryContext before = MemoryContextSwitchTo(row_context);
-			EsrsRecord	record;
-			bool		isnull;
-			int			source;
-
-			CHECK_FOR_INTERRUPTS();
-			fill_record(&record, table->vals[i], table->tupdesc, 1);
-			source = DatumGetInt32(SPI_getbinval(table->vals[i], table->tupdesc, 9, &isnull));
-			MemoryContextSwitchTo(before);
-			after = record.position;
-			while (more && deletions.next < deletions.n &&
-				   deletions.records[deletions.next].position < after)
-			{
-				more = reader(deletions.aggregates[deletions.next],
-							  &deletions.records[deletions.next], arg);
-				deletions.next++;
-			}
-			if (more)
-				more = reader((EsrsAggregate *) list_nth(aggregates, source), &record, arg);
-			MemoryContextReset(row_context);
-		}
-		SPI_freetuptable(table);
-	}
-	while (more && deletions.next < deletions.n)
-	{
-		more = reader(deletions.aggregates[deletions.next],
-					  &deletions.records[deletions.next], arg);
-		deletions.next++;
-	}
-	esrs_spi_end();
-	UnregisterSnapshot(snapshot);
-	MemoryContextDelete(row_context);
 }

@@ -10,9 +10,15 @@
 
 #include "postgres.h"
 
+#include "access/htup.h"
+#include "access/tupdesc.h"
 #include "catalog/aggregate.h"
 #include "user/event.h"
 #include "utils/snapshot.h"
+
+/* What a query must select for esrs_read_record(). */
+#define ESRS_READ_COLUMNS	"id, aggregate_id, payload, occurred_on, sequence_number," \
+							" version, position, metadata"
 
 /* Called with each event, which is borrowed; false ends the reading. */
 typedef bool (*EsrsReader) (EsrsRecord *record, void *arg);
@@ -30,8 +36,6 @@ extern void esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 fr
 							   EsrsReader reader, void *arg);
 extern void esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 							 EsrsNewest *newest);
-extern void esrs_read_feed(List *aggregates, int64 after, int64 upto, int64 max,
-						   bool (*reader) (EsrsAggregate *agg, EsrsRecord *record, void *arg),
-						   void *arg);
+extern void esrs_read_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc);
 
 #endif							/* ESRS_STORE_READ_H */

@@ -69,6 +69,16 @@ esrs_call_end(EsrsCall *call)
 	pfree(call);
 }
 
+/* How many calls of callbacks and handlers are in progress, one in the other. */
+static int	running = 0;
+
+/* Is a callback or a handler being called? */
+bool
+esrs_call_is_running(void)
+{
+	return running > 0;
+}
+
 static void
 call_error_context(void *arg)
 {
@@ -139,6 +149,7 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 	esrs_security_note_settings(&settings);
 
 	SPI_processed = SPI_UNTOUCHED;
+	running++;
 	PG_TRY();
 	{
 		body(call, arg);
@@ -155,10 +166,12 @@ esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 		esrs_json_pool_enter(outer);
 		esrs_function_enter_epoch(outer_epoch);
 		call->callback = outer_callback;
+		running--;
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 
+	running--;
 	SPI_processed = outer_processed;
 	error_context_stack = error_context.previous;
 	call->callback = outer_callback;

@@ -53,6 +53,7 @@ extern void esrs_call_reset(EsrsCall *call);
 extern void esrs_call_end(EsrsCall *call);
 extern void esrs_call_run(EsrsCall *call, const char *callback, MemoryContext context,
 						  void (*body) (EsrsCall *call, void *arg), void *arg);
+extern bool esrs_call_is_running(void);
 extern void esrs_call_publish_api(void);
 
 #endif							/* ESRS_USER_CALL_H */

@@ -3,8 +3,10 @@
  * register_handler.c
  *	  SQL functions that register, alter and unregister event handlers.
  *
- * A handler belongs to whoever owns all the aggregates that it serves: it runs
- * inside their commands, with the rights of whoever commands.
+ * A handler belongs to whoever owns all the aggregates that it serves.  A
+ * transactional one runs inside their commands, with the rights of whoever
+ * commands; an asynchronous one later, with those of the role that registered
+ * it.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,10 +17,15 @@
 #include "base/security.h"
 #include "base/spi.h"
 #include "catalog/aggregate.h"
+#include "catalog/checkpoint.h"
+#include "catalog/namespace.h"
 #include "catalog/extension.h"
 #include "catalog/options.h"
 #include "catalog/pg_type.h"
+#include "handler/consumer.h"
+#include "handler/progress.h"
 #include "miscadmin.h"
+#include "signal/wakeup.h"
 #include "user/function.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -45,12 +52,16 @@ typedef struct HandlerOptions
 	char	   *start_at;
 	Oid			handler_owner;
 	Oid			delete_handler_owner;	/* InvalidOid: there is none */
+	Oid			run_as;			/* as it was read */
 } HandlerOptions;
 
 static const char *const option_names[] = {
 	"aggregates", "handler", "mode", "delete_handler", "event_types", "replayable",
 	"ordering", "partitions", "batch_size", "on_error", "max_attempts"
 };
+
+#define MAX_PARTITIONS	64
+#define MAX_BATCH_SIZE	100000
 
 static const char *const modes[] = {"async", "transactional"};
 static const char *const orderings[] = {"aggregate", "total"};
@@ -186,12 +197,22 @@ check_delete_function(const char *signature, Oid *owner)
 }
 
 static void
-check_positive(const char *option, int32 value)
+check_range(const char *option, int32 value, int32 max)
 {
 	if (value < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"%s\" must be at least 1", option)));
+	if (value > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" must not be greater than %d", option, max)));
+}
+
+static bool
+is_async(const HandlerOptions *o)
+{
+	return strcmp(o->mode, "async") == 0;
 }
 
 /* Check all options; functions only if they were named just now. */
@@ -199,21 +220,12 @@ static void
 check_options(HandlerOptions *o, bool new_handler, bool new_delete_handler)
 {
 	esrs_options_check_choice("mode", o->mode, modes, lengthof(modes));
-	if (strcmp(o->mode, "async") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("asynchronous event handlers are not supported by this version of esrs"),
-				 errhint("Use mode \"transactional\", or read esrs_feed().")));
 	esrs_options_check_choice("ordering", o->ordering, orderings, lengthof(orderings));
 	esrs_options_check_choice("on_error", o->on_error, error_policies,
 							  lengthof(error_policies));
-	check_positive("partitions", o->partitions);
-	check_positive("batch_size", o->batch_size);
-	check_positive("max_attempts", o->max_attempts);
-	if (strcmp(o->start_at, "now") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a transactional event handler can only start at \"now\"")));
+	check_range("partitions", o->partitions, MAX_PARTITIONS);
+	check_range("batch_size", o->batch_size, MAX_BATCH_SIZE);
+	check_range("max_attempts", o->max_attempts, PG_INT32_MAX);
 	check_aggregates(o->aggregates);
 	if (new_handler)
 		o->handler = check_handler_function(o->handler, &o->handler_owner);
@@ -227,14 +239,14 @@ check_options(HandlerOptions *o, bool new_handler, bool new_delete_handler)
  * The row in the catalog
  * ------------------------------------------------------------------------
  */
-#define ROW_COLUMNS		16
+#define ROW_COLUMNS		17
 
 static void
 write_row(const char *name, HandlerOptions *o, bool update)
 {
 	Oid			types[ROW_COLUMNS] = {TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID,
 		TEXTARRAYOID, BOOLOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INT4OID, TEXTOID,
-	OIDOID, OIDOID, OIDOID};
+	OIDOID, OIDOID, OIDOID, TEXTOID};
 	Datum		values[ROW_COLUMNS];
 	char		nulls[ROW_COLUMNS];
 	Oid			caller = GetUserId();
@@ -260,6 +272,7 @@ write_row(const char *name, HandlerOptions *o, bool update)
 	values[14] = ObjectIdGetDatum(o->delete_handler_owner);
 	nulls[14] = OidIsValid(o->delete_handler_owner) ? ' ' : 'n';
 	values[15] = ObjectIdGetDatum(caller);
+	values[16] = CStringGetTextDatum(namespace_search_path);
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
@@ -274,11 +287,11 @@ write_row(const char *name, HandlerOptions *o, bool update)
 					 "INSERT INTO esrs.handlers (name, aggregates, handler, mode,"
 					 " delete_handler, event_types, replayable, ordering, partitions,"
 					 " batch_size, on_error, max_attempts, start_at,"
-					 " handler_owner, delete_handler_owner, run_as)"
+					 " handler_owner, delete_handler_owner, run_as, search_path)"
 					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 					 " $14::pg_catalog.regrole, $15::pg_catalog.regrole,"
-					 " $16::pg_catalog.regrole)",
-					 update ? ROW_COLUMNS - 1 : ROW_COLUMNS,
+					 " $16::pg_catalog.regrole, $17)",
+					 update ? ROW_COLUMNS - 2 : ROW_COLUMNS,
 					 types, values, nulls,
 					 update ? SPI_OK_UPDATE : SPI_OK_INSERT) != 1)
 		elog(ERROR, "could not write the catalog row of event handler \"%s\"", name);
@@ -319,7 +332,7 @@ read_row(const char *name, HandlerOptions *o)
 	esrs_spi_begin();
 	found = esrs_spi_run("SELECT aggregates, handler, mode, delete_handler, event_types,"
 						 " replayable, ordering, partitions, batch_size, on_error,"
-						 " max_attempts, start_at, handler_owner, delete_handler_owner"
+						 " max_attempts, start_at, handler_owner, delete_handler_owner, run_as"
 						 " FROM esrs.handlers WHERE name OPERATOR(pg_catalog.=) $1",
 						 1, types, values, NULL, SPI_OK_SELECT) > 0;
 	if (found)
@@ -340,6 +353,7 @@ read_row(const char *name, HandlerOptions *o)
 		o->delete_handler_owner = DatumGetObjectId(esrs_spi_column(0, 14, &isnull));
 		if (isnull)
 			o->delete_handler_owner = InvalidOid;
+		o->run_as = DatumGetObjectId(esrs_spi_column(0, 15, &isnull));
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);
@@ -353,6 +367,102 @@ no_such_handler(const char *name)
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("event handler \"%s\" does not exist", name),
 			 errhint("Registered handlers are in the view esrs_handlers.")));
+}
+
+/*
+ * Read the row of a handler that is to be changed.  Its checkpoints come first:
+ * whoever runs it has locked them before he locks a table.
+ */
+static void
+lock_row(const char *name, HandlerOptions *o)
+{
+	esrs_consumer_check_not_running(name);
+	(void) esrs_checkpoint_lock_all(name);
+	if (!read_row(name, o))
+		no_such_handler(name);
+}
+
+/* Subscriptions and handlers share their names, as both can be paused by name. */
+static void
+check_free_name(const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	EsrsIdentity before;
+	bool		taken;
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	taken = esrs_spi_run("SELECT 1 FROM esrs.subscriptions WHERE name OPERATOR(pg_catalog.=) $1",
+						 1, types, values, NULL, SPI_OK_SELECT) > 0;
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	if (taken)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("a subscription is called \"%s\"", name),
+				 errhint("Choose another name.")));
+}
+
+/*
+ * An asynchronous handler keeps running as the role that registered it: not
+ * everybody who owns its aggregates may say what that role does.
+ */
+static void
+check_run_as(const char *name, HandlerOptions *old, HandlerOptions *new)
+{
+	if ((is_async(old) || is_async(new)) && !esrs_consumer_may_run(old->run_as))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for event handler \"%s\"", name),
+				 errhint("It runs as role \"%s\", of which you must be a member. You may unregister it and register another.",
+						 GetUserNameFromId(old->run_as, false))));
+}
+
+static bool
+has_new_aggregate(HandlerOptions *old, HandlerOptions *new)
+{
+	ListCell   *lc;
+	ListCell   *before;
+
+	foreach(lc, new->aggregates)
+	{
+		bool		known = false;
+
+		foreach(before, old->aggregates)
+		{
+			known |= strcmp((char *) lfirst(lc), (char *) lfirst(before)) == 0;
+		}
+		if (!known)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Make the checkpoints what the new options demand.  No writer and no batch is
+ * in progress, so a handler that changes its mode misses no event.
+ */
+static void
+alter_progress(const char *name, HandlerOptions *old, HandlerOptions *new)
+{
+	if (is_async(new))
+		esrs_wakeup_request();
+	if (is_async(old) && !is_async(new))
+	{
+		esrs_progress_check_caught_up(name);
+		esrs_checkpoint_delete(name);
+		new->start_at = "now";
+	}
+	else if (!is_async(old) && is_async(new))
+		esrs_checkpoint_create(name, new->partitions, esrs_progress_start("now"));
+	else if (is_async(new))
+	{
+		if (has_new_aggregate(old, new))
+			esrs_progress_skip_idle(name);
+		if (old->partitions != new->partitions)
+			esrs_progress_repartition(name, new->partitions);
+	}
 }
 
 /* ------------------------------------------------------------------------
@@ -399,8 +509,18 @@ esrs_register_handler(PG_FUNCTION_ARGS)
 	o.on_error = PG_ARGISNULL(10) ? "skip" : esrs_register_text_arg(fcinfo, 10);
 	o.max_attempts = int_arg(fcinfo, 11, 5);
 	o.start_at = PG_ARGISNULL(12) ? "now" : esrs_register_text_arg(fcinfo, 12);
+	check_free_name(name);
+	if (!is_async(&o) && strcmp(o.start_at, "now") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a transactional event handler can only start at \"now\"")));
 	check_options(&o, true, true);
 	write_row(name, &o, false);
+	if (is_async(&o))
+	{
+		esrs_checkpoint_create(name, o.partitions, esrs_progress_start(o.start_at));
+		esrs_wakeup_request();
+	}
 	PG_RETURN_VOID();
 }
 
@@ -418,8 +538,7 @@ esrs_alter_handler(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("options must not be null")));
 	esrs_register_begin("esrs_alter_handler()");
-	if (!read_row(name, &o))
-		no_such_handler(name);
+	lock_row(name, &o);
 
 	/* who may change the handler must own what it serves before and after */
 	check_aggregates(o.aggregates);
@@ -440,7 +559,9 @@ esrs_alter_handler(PG_FUNCTION_ARGS)
 	esrs_options_int(options, "batch_size", &o.batch_size, NULL, 100);
 	esrs_options_text(options, "on_error", &o.on_error, "skip");
 	esrs_options_int(options, "max_attempts", &o.max_attempts, NULL, 5);
+	check_run_as(name, &old, &o);
 	check_options(&o, o.handler != old.handler, o.delete_handler != old.delete_handler);
+	alter_progress(name, &old, &o);
 	write_row(name, &o, true);
 	PG_RETURN_VOID();
 }
@@ -456,9 +577,9 @@ esrs_unregister_handler(PG_FUNCTION_ARGS)
 	EsrsIdentity before;
 
 	esrs_register_begin("esrs_unregister_handler()");
-	if (!read_row(name, &o))
-		no_such_handler(name);
+	lock_row(name, &o);
 	check_aggregates(o.aggregates);
+	esrs_checkpoint_delete(name);
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	(void) esrs_spi_run("DELETE FROM esrs.handlers WHERE name OPERATOR(pg_catalog.=) $1",

@@ -1,0 +1,332 @@
+/*-------------------------------------------------------------------------
+ *
+ * announce.c
+ *	  Notifications of new events that the background worker sends.
+ *
+ * NOTIFY makes the commits of a whole cluster wait for each other, over the
+ * flush to disk.  So writers leave it to the worker, which reads the safe feed of
+ * each aggregate and tells what is new, in order of position.
+ *
+ * How far it has told is kept in memory: a notification is a hint to sessions
+ * that are there.  It outlives the worker in shared memory, not the server.
+ *
+ * Must run in a transaction of the worker's own.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "signal/announce.h"
+
+#include "access/xact.h"
+#include "base/security.h"
+#include "base/spi.h"
+#include "catalog/aggregate.h"
+#include "catalog/extension.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "signal/notify.h"
+#include "signal/wakeup.h"
+#include "store/feed.h"
+#include "store/position.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* So many events are read at once. */
+#define BATCH		1000
+
+/* An aggregate whose events the worker announces. */
+typedef struct Announced
+{
+	char		name[NAMEDATALEN];
+	uint32		hash;
+	int64		head;			/* told up to here */
+	bool		wanted;			/* still to be announced */
+	bool		failed;			/* the last attempt; the log was told */
+	EsrsFeed	feed;
+} Announced;
+
+/* In TopMemoryContext. */
+static List *announced = NIL;
+static int64 floor_position = 0;
+static EsrsHead saved[ESRS_SLOT_HEADS];
+static int	nsaved = 0;
+
+/* Take over from the last worker. */
+void
+esrs_announce_begin(EsrsSlot *slot)
+{
+	int64		head;
+	int64		safe = esrs_position_safe_of_all(&head);
+
+	SpinLockAcquire(&slot->mutex);
+	if (!slot->has_floor)
+	{
+		slot->has_floor = true;
+		slot->floor = safe;
+		slot->notify = esrs_config_notify;
+		slot->nheads = 0;
+	}
+	floor_position = slot->floor;
+	nsaved = slot->nheads;
+	memcpy(saved, slot->heads, sizeof(saved));
+	SpinLockRelease(&slot->mutex);
+}
+
+/* Leave to the next worker how far this one came. */
+void
+esrs_announce_end(EsrsSlot *slot)
+{
+	int64		lowest = PG_INT64_MAX;
+	int			n = 0;
+	ListCell   *lc;
+
+	if (announced == NIL)
+		return;
+	foreach(lc, announced)
+	{
+		lowest = Min(lowest, ((Announced *) lfirst(lc))->head);
+	}
+	foreach(lc, announced)
+	{
+		Announced  *a = (Announced *) lfirst(lc);
+
+		if (a->head > lowest && n < ESRS_SLOT_HEADS)
+		{
+			saved[n].hash = a->hash;
+			saved[n++].position = a->head;
+		}
+	}
+	SpinLockAcquire(&slot->mutex);
+	slot->floor = lowest;
+	slot->has_floor = true;
+	slot->nheads = n;
+	memcpy(slot->heads, saved, sizeof(saved));
+	SpinLockRelease(&slot->mutex);
+}
+
+static Announced *
+find(const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, announced)
+	{
+		if (strcmp(((Announced *) lfirst(lc))->name, name) == 0)
+			return (Announced *) lfirst(lc);
+	}
+	return NULL;
+}
+
+/* Where to begin with an aggregate that is new here. */
+static int64
+first_head(uint32 hash, int64 since)
+{
+	int64		head = floor_position;
+
+	for (int i = 0; i < nsaved; i++)
+		if (saved[i].hash == hash)
+			head = Max(head, saved[i].position);
+	return Max(head, since);
+}
+
+/* Read anew which aggregates are to be announced. */
+void
+esrs_announce_refresh(void)
+{
+	Oid			types[1] = {BOOLOID};
+	Datum		values[1] = {BoolGetDatum(esrs_config_notify == ESRS_NOTIFY_WORKER)};
+	EsrsIdentity before;
+	uint64		n;
+	ListCell   *lc;
+
+	foreach(lc, announced)
+	{
+		((Announced *) lfirst(lc))->wanted = false;
+	}
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	n = esrs_spi_run("SELECT name, notify_since FROM esrs.aggregates"
+					 " WHERE notify OPERATOR(pg_catalog.=) 'worker' OR (notify IS NULL AND $1)",
+					 1, types, values, NULL, SPI_OK_SELECT);
+	for (uint64 i = 0; i < n; i++)
+	{
+		bool		isnull;
+		char	   *name = esrs_spi_text(i, 1);
+		int64		since = DatumGetInt64(esrs_spi_column(i, 2, &isnull));
+		Announced  *a = find(name);
+
+		if (a == NULL)
+		{
+			MemoryContext context = MemoryContextSwitchTo(TopMemoryContext);
+
+			a = palloc0(sizeof(Announced));
+			strlcpy(a->name, name, sizeof(a->name));
+			a->hash = esrs_aggregate_hash(name);
+			a->head = first_head(a->hash, since);
+			announced = lappend(announced, a);
+			MemoryContextSwitchTo(context);
+		}
+		a->head = Max(a->head, since);
+		a->wanted = true;
+	}
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	for (int i = list_length(announced) - 1; i >= 0; i--)
+	{
+		Announced  *a = (Announced *) list_nth(announced, i);
+
+		if (!a->wanted)
+		{
+			announced = list_delete_nth_cell(announced, i);
+			esrs_feed_close(&a->feed);
+			pfree(a);
+		}
+	}
+}
+
+/* What is read of one aggregate. */
+typedef struct Reading
+{
+	EsrsCall   *call;
+	List	   *notices;
+	int64		last;
+	int			n;
+} Reading;
+
+/* The present form of an event, as its owner sees it; none if that fails. */
+static void
+present(Reading *reading, EsrsAggregate *agg, EsrsRecord *record)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		(void) esrs_event_present(reading->call, &agg->routine, record);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		record->event = NULL;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+static bool
+read_one(EsrsAggregate *agg, EsrsRecord *record, void *arg)
+{
+	Reading    *reading = (Reading *) arg;
+	MemoryContext before = MemoryContextSwitchTo(GetMemoryChunkContext(reading->call));
+	EsrsNotice *notice = palloc(sizeof(EsrsNotice));
+
+	reading->call->aggregate = agg->name;
+	reading->call->aggregate_id = record->aggregate_id;
+	if (esrs_notify_contains_event(agg) && !record->deletion)
+		present(reading, agg, record);
+	esrs_notify_fill(notice, agg, record, true);
+	reading->notices = lappend(reading->notices, notice);
+	reading->last = record->position;
+	reading->n++;
+	MemoryContextSwitchTo(before);
+	return reading->n < BATCH;
+}
+
+/* Announce what is new of one aggregate; true if there may be more. */
+static bool
+announce(Announced *a)
+{
+	static const pg_uuid_t no_id = {{0}};
+	EsrsAggregate *agg = esrs_aggregate_find(a->name, true);
+	EsrsFeedRange range = {.after = a->head,.max = BATCH};
+	Reading		reading = {0};
+	EsrsIdentity before;
+
+	if (agg == NULL)
+		return false;
+	range.upto = esrs_position_safe(&a->hash, 1);
+	if (range.upto <= a->head)
+		return false;
+	reading.call = esrs_call_begin("", &no_id, GetCurrentTimestamp(), NULL);
+
+	/*
+	 * The commit is the superuser's: the owner's functions may leave nothing
+	 * to it, no cursor WITH HOLD, no deferred trigger.
+	 */
+	esrs_security_become(&before, agg->owner);
+	esrs_security_restrict();
+	esrs_feed_read(&a->feed, list_make1(agg), &range, read_one, &reading);
+	esrs_security_restore(&before);
+	esrs_notify_send(reading.notices);
+	a->head = reading.n == BATCH ? reading.last : range.upto;
+	return reading.n == BATCH;
+}
+
+/*
+ * The same in a subtransaction: what is wrong with one aggregate must not keep
+ * the others silent.  The log is told of the first failure in a row.
+ */
+static bool
+announce_contained(Announced *a)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool more = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		more = announce(a);
+		ReleaseCurrentSubTransaction();
+		a->failed = false;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (!a->failed)
+			ereport(LOG,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not announce events of aggregate \"%s\"", a->name),
+					 errdetail("SQLSTATE %s.", unpack_sql_state(error->sqlerrcode))));
+		a->failed = true;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return more;
+}
+
+/*
+ * Announce what is new of the aggregates with these bits.  True if there may be
+ * more.  The transaction must be committed, or what it held is not told.
+ */
+bool
+esrs_announce_run(uint64 bits)
+{
+	bool		more = false;
+	ListCell   *lc;
+
+	/* functions that bring events into their present form may not write */
+	XactReadOnly = true;
+	foreach(lc, announced)
+	{
+		Announced  *a = (Announced *) lfirst(lc);
+
+		if (bits & esrs_wakeup_bit(a->hash))
+			more |= announce_contained(a);
+	}
+	return more;
+}

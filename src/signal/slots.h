@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * slots.h
+ *	  What backends and background workers share, see slots.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_SIGNAL_SLOTS_H
+#define ESRS_SIGNAL_SLOTS_H
+
+#include "postgres.h"
+
+#include "config.h"
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/latch.h"
+#include "storage/spin.h"
+
+/* How many aggregates' announced positions outlive a worker. */
+#define ESRS_SLOT_HEADS		16
+
+/* Up to where the events of an aggregate have been announced. */
+typedef struct EsrsHead
+{
+	uint32		hash;			/* of the aggregate's name */
+	int64		position;
+} EsrsHead;
+
+/* A worker: a free place, one that is being started, or a process. */
+typedef struct EsrsWorkerPlace
+{
+	pid_t		pid;			/* 0: free, -1: being started */
+	TimestampTz since;			/* when it was registered */
+	Latch	   *latch;			/* in shared memory; NULL unless it runs */
+	char		handler[NAMEDATALEN];	/* that it is running, or "" */
+	int			partition;
+} EsrsWorkerPlace;
+
+/*
+ * What is shared in one database.  The first place is the dispatcher's; others
+ * help it.  All but "dirty" is protected by the mutex.
+ */
+typedef struct EsrsSlot
+{
+	slock_t		mutex;
+	Oid			database;		/* InvalidOid: the slot is free */
+	EsrsWorkerPlace places[ESRS_WORKERS_LIMIT];
+	bool		unavailable;	/* a worker could not be registered */
+	TimestampTz tried_at;		/* when that was */
+
+	bool		has_floor;
+	int64		floor;			/* all events up to here are announced */
+	int			notify;			/* esrs.notify when floor was set */
+	int			nheads;
+	EsrsHead	heads[ESRS_SLOT_HEADS]; /* beyond the floor */
+
+	/* one bit for each hash of an aggregate's name, modulo 64 */
+	pg_atomic_uint64 dirty;
+} EsrsSlot;
+
+extern EsrsSlot *esrs_slots_find(void);
+extern void esrs_slots_init(void);
+
+#endif							/* ESRS_SIGNAL_SLOTS_H */
