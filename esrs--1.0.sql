@@ -718,9 +718,11 @@ SELECT a.name AS aggregate, l.pid, s.usename, s.application_name, s.state,
   FROM pg_catalog.pg_locks l
   JOIN esrs.aggregates a ON esrs.lock_hash(a.name) OPERATOR(pg_catalog.=) l.classid
   LEFT JOIN pg_catalog.pg_stat_activity s ON s.pid OPERATOR(pg_catalog.=) l.pid
-  LEFT JOIN pg_catalog.pg_prepared_xacts x ON l.pid IS NULL
-   AND l.virtualtransaction OPERATOR(pg_catalog.=)
-       (x.transaction::text OPERATOR(pg_catalog.||) '/-1')
+  LEFT JOIN (pg_catalog.pg_locks t
+             JOIN pg_catalog.pg_prepared_xacts x ON x.transaction OPERATOR(pg_catalog.=) t.transactionid)
+    ON l.pid IS NULL AND t.pid IS NULL
+   AND t.locktype OPERATOR(pg_catalog.=) 'transactionid'
+   AND t.virtualtransaction OPERATOR(pg_catalog.=) l.virtualtransaction
  WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'
    AND l.objsubid OPERATOR(pg_catalog.=) -6843
    AND l.database OPERATOR(pg_catalog.=)

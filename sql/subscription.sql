@@ -107,7 +107,7 @@ SELECT count(*) FROM esrs.checkpoints WHERE name LIKE 'sub\_%';
 -- null means the default; what is stored; names are taken once
 SELECT esrs_subscribe('sub_x', '{{sub_two},{sub_one}}', NULL, NULL);
 SELECT name, aggregates, ordering, start_at, status, run_as = current_user::regrole AS mine,
-       node = (SELECT system_identifier::text FROM pg_control_system()) AS here FROM esrs.subscriptions WHERE name = 'sub_x';
+       node = (SELECT system_identifier || '/' || oid FROM pg_control_system(), pg_database WHERE datname = current_database()) AS here FROM esrs.subscriptions WHERE name = 'sub_x';
 SELECT checkpoint('sub_x');
 SELECT try($$SELECT esrs_subscribe('sub_x', '{sub_one}')$$);
 SELECT left(try($$SELECT esrs_register_handler('sub_x', '{sub_other}', 'on_event(esrs_event)')$$), 5);

@@ -316,6 +316,10 @@ check_handler(Findings *f, Subject *s)
 	const EsrsExtension *ext = esrs_extension();
 	List	   *functions = NIL;
 
+	if (s->async && !SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(s->run_as)))
+		report(f, "error", s->name,
+			   psprintf("the role as which event handler \"%s\" runs does not exist any more", s->name),
+			   psprintf("Call esrs_unregister_handler('%s'), and register it anew.", s->name));
 	for (int i = 0; i < 2; i++)
 	{
 		Oid			oid;
@@ -362,7 +366,9 @@ check_progress(Findings *f, Subject *s)
 {
 	static const char query[] =
 	"SELECT k.name, k.kind, k.status, k.partitions, pg_catalog.count(c.*),"
-	" coalesce(pg_catalog.max(c.position), 0),"
+	" coalesce(pg_catalog.max(greatest(c.position,"
+	" pg_catalog.upper(c.ahead) OPERATOR(pg_catalog.-) 1,"
+	" pg_catalog.upper(c.handed) OPERATOR(pg_catalog.-) 1, c.handed_safe)), 0),"
 	" (SELECT pg_catalog.count(*) FROM esrs.dead_letters AS d"
 	" WHERE d.handler OPERATOR(pg_catalog.=) k.name)"
 	" FROM (SELECT name, 'event handler' AS kind, status, partitions FROM esrs.handlers"

@@ -35,7 +35,8 @@
 #define READ_QUERY \
 	"SELECT position, ahead OPERATOR(pg_catalog.+) '{}'," \
 	" ahead OPERATOR(pg_catalog.<>) '{}', coalesce(failing, -1)," \
-	" attempts, coalesce(retry_at, '-infinity') FROM esrs.checkpoints" \
+	" attempts, coalesce(retry_at, '-infinity')," \
+	" coalesce(pg_catalog.upper(ahead) OPERATOR(pg_catalog.-) 1, 0) FROM esrs.checkpoints" \
 	" WHERE name OPERATOR(pg_catalog.=) $1 AND partition OPERATOR(pg_catalog.=) $2"
 
 /* Plans that are kept for the life of the backend. */
@@ -132,9 +133,7 @@ esrs_checkpoint_reset(const char *name, int partitions, int64 position)
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(position)};
 
-	(void) change("DELETE FROM esrs.checkpoints WHERE name OPERATOR(pg_catalog.=) $1",
-				  name, 1, NULL, NULL, NULL, SPI_OK_DELETE);
-	esrs_checkpoint_create(name, partitions, position);
+	esrs_checkpoint_repartition(name, partitions, position, NULL, 0);
 	(void) change("DELETE FROM esrs.dead_letters WHERE handler OPERATOR(pg_catalog.=) $1"
 				  " AND position OPERATOR(pg_catalog.>) $2",
 				  name, 2, types, values, NULL, SPI_OK_DELETE);
@@ -154,12 +153,19 @@ esrs_checkpoint_repartition(const char *name, int partitions, int64 position,
 	values[0] = Int32GetDatum(partitions);
 	values[1] = Int64GetDatum(position);
 	values[2] = esrs_checkpoint_positions(ahead, n);
-	(void) change("DELETE FROM esrs.checkpoints WHERE name OPERATOR(pg_catalog.=) $1",
-				  name, 1, NULL, NULL, NULL, SPI_OK_DELETE);
-	(void) change("INSERT INTO esrs.checkpoints (name, partition, position, ahead)"
+
+	/* rows that stay are changed in place: somebody may wait for their locks */
+	(void) change("DELETE FROM esrs.checkpoints WHERE name OPERATOR(pg_catalog.=) $1"
+				  " AND partition OPERATOR(pg_catalog.>=) $2",
+				  name, 2, types, values, NULL, SPI_OK_DELETE);
+	(void) change("INSERT INTO esrs.checkpoints AS c (name, partition, position, ahead)"
 				  " SELECT $1, p, $3, coalesce((SELECT pg_catalog.range_agg(pg_catalog.int8range(a, a, '[]'))"
 				  " FROM pg_catalog.unnest($4) AS a), '{}')"
-				  " FROM pg_catalog.generate_series(0, $2 OPERATOR(pg_catalog.-) 1) AS p",
+				  " FROM pg_catalog.generate_series(0, $2 OPERATOR(pg_catalog.-) 1) AS p"
+				  " ON CONFLICT (name, partition) DO UPDATE SET position = excluded.position,"
+				  " ahead = excluded.ahead, failing = NULL, attempts = 0, retry_at = NULL,"
+				  " last_error = NULL, handed = '{}', handed_safe = NULL, lease_owner = NULL,"
+				  " lease_until = NULL, updated_at = pg_catalog.now()",
 				  name, 4, types, values, NULL, SPI_OK_INSERT);
 }
 
@@ -194,6 +200,7 @@ fetch(SPIPlanPtr *plan, const char *query, const char *name, int partition,
 		checkpoint->failing = DatumGetInt64(esrs_spi_column(0, 4, &isnull));
 		checkpoint->attempts = DatumGetInt32(esrs_spi_column(0, 5, &isnull));
 		checkpoint->retry_at = DatumGetTimestampTz(esrs_spi_column(0, 6, &isnull));
+		checkpoint->last_ahead = DatumGetInt64(esrs_spi_column(0, 7, &isnull));
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);

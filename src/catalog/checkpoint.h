@@ -17,6 +17,7 @@ typedef struct EsrsCheckpoint
 	int64		position;
 	Datum		ahead;			/* int8multirange, in the caller's context */
 	bool		has_ahead;		/* it is not empty */
+	int64		last_ahead;		/* the last of them, or 0 */
 	int64		failing;		/* position that is being retried, or -1 */
 	int32		attempts;
 	TimestampTz retry_at;		/* DT_NOBEGIN: now */

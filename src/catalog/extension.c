@@ -22,7 +22,9 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "commands/sequence.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -48,7 +50,10 @@ extension_schema(void)
 	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
+	{
 		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+		extension.oid = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return schema;
@@ -151,6 +156,20 @@ esrs_extension(void)
 	}
 	extension.valid = true;
 	return &extension;
+}
+
+/*
+ * Keep the extension from being dropped until the transaction ends; false if
+ * somebody is about to.  For whoever can come back later: DROP EXTENSION locks
+ * the members one after the other, and would deadlock with him.
+ */
+bool
+esrs_extension_try_lock(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, esrs_extension()->oid, 0);
+	return LockAcquire(&tag, AccessShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 /* Is what esrs_extension() last returned still true? */

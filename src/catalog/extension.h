@@ -13,6 +13,7 @@
 typedef struct EsrsExtension
 {
 	bool		valid;
+	Oid			oid;
 	Oid			schema;			/* that CREATE EXTENSION chose */
 	Oid			internals;		/* schema esrs */
 	Oid			owner;			/* of the catalogs */
@@ -34,6 +35,7 @@ typedef struct EsrsExtension
 extern const EsrsExtension *esrs_extension(void);
 extern bool esrs_extension_is_valid(void);
 extern bool esrs_extension_raise_position(int64 at_least);
+extern bool esrs_extension_try_lock(void);
 extern void esrs_extension_invalidate(Oid relation);
 
 #endif							/* ESRS_CATALOG_EXTENSION_H */

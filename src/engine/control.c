@@ -118,12 +118,12 @@ check_replayable(EsrsConsumer *consumer, int64 to_position)
 	for (int i = 0; i < consumer->partitions; i++)
 	{
 		if (esrs_checkpoint_read(consumer->name, i, &checkpoint) &&
-			(to_position < checkpoint.position || checkpoint.has_ahead))
+			to_position < Max(checkpoint.position, checkpoint.last_ahead))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("event handler \"%s\" cannot be put back", consumer->name),
 					 errdetail("It is not replayable, and has handled events up to position " INT64_FORMAT ".",
-							   checkpoint.position),
+							   Max(checkpoint.position, checkpoint.last_ahead)),
 					 errhint("If it may see events twice, set its option \"replayable\" to true.")));
 	}
 }

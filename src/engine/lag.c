@@ -47,6 +47,7 @@ typedef struct Row
 	char	   *status;
 	Oid			run_as;
 	List	   *aggregates;		/* of char * */
+	bool		lost;			/* it has no checkpoint, and nothing below */
 	int64		position;
 	Datum		ahead;
 	int			attempts;
@@ -64,7 +65,7 @@ read_rows(uint64 *n)
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	*n = esrs_spi_run("SELECT k.name, k.kind, c.partition, k.partitions, k.status, k.run_as,"
+	*n = esrs_spi_run("SELECT k.name, k.kind, p.partition, k.partitions, k.status, k.run_as,"
 					  " k.aggregates, c.position, c.ahead OPERATOR(pg_catalog.+) '{}', c.attempts,"
 					  " coalesce(c.retry_at, '-infinity'), c.last_error, c.lease_owner,"
 					  " coalesce(c.lease_until, '-infinity')"
@@ -72,8 +73,11 @@ read_rows(uint64 *n)
 					  " FROM esrs.handlers WHERE mode OPERATOR(pg_catalog.=) 'async'"
 					  " UNION ALL SELECT name, 'subscription', 1, status, run_as, aggregates"
 					  " FROM esrs.subscriptions) AS k"
-					  " JOIN esrs.checkpoints AS c ON c.name OPERATOR(pg_catalog.=) k.name"
-					  " ORDER BY k.name, c.partition",
+					  " CROSS JOIN LATERAL pg_catalog.generate_series(0, k.partitions"
+					  " OPERATOR(pg_catalog.-) 1) AS p(partition)"
+					  " LEFT JOIN esrs.checkpoints AS c ON c.name OPERATOR(pg_catalog.=) k.name"
+					  " AND c.partition OPERATOR(pg_catalog.=) p.partition"
+					  " ORDER BY k.name, p.partition",
 					  0, NULL, NULL, NULL, SPI_OK_SELECT);
 	rows = palloc0(sizeof(Row) * Max(*n, 1));
 	for (uint64 i = 0; i < *n; i++)
@@ -93,7 +97,9 @@ read_rows(uint64 *n)
 						  TYPALIGN_INT, &names, NULL, &nnames);
 		for (int j = 0; j < nnames; j++)
 			row->aggregates = lappend(row->aggregates, TextDatumGetCString(names[j]));
-		row->position = DatumGetInt64(esrs_spi_column(i, 8, &isnull));
+		row->position = DatumGetInt64(esrs_spi_column(i, 8, &row->lost));
+		if (row->lost)
+			continue;
 		row->ahead = datumCopy(esrs_spi_column(i, 9, &isnull), false, -1);
 		row->attempts = DatumGetInt32(esrs_spi_column(i, 10, &isnull));
 		row->retry_at = DatumGetTimestampTz(esrs_spi_column(i, 11, &isnull));
@@ -132,6 +138,7 @@ count_rest(Row *row, int64 *count, TimestampTz *oldest)
 			aggregates = lappend(aggregates, esrs_aggregate_lookup((char *) lfirst(lc)));
 		}
 		esrs_security_become(&before, row->run_as);
+		esrs_security_restrict();	/* the commit is the viewer's */
 		*count = esrs_feed_count(aggregates, &range, oldest);
 		esrs_security_restore(&before);
 		ok = true;
@@ -145,7 +152,7 @@ count_rest(Row *row, int64 *count, TimestampTz *oldest)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			ReThrowError(error);
 		ok = false;
 	}
@@ -207,20 +214,21 @@ put_row(Row *row, Tuplestorestate *store, TupleDesc desc)
 	values[1] = CStringGetTextDatum(row->kind);
 	values[2] = Int32GetDatum(row->partition);
 	values[3] = CStringGetTextDatum(row->status);
+	nulls[4] = row->lost;
 	values[4] = Int64GetDatum(row->position);
 	values[5] = Int64GetDatum(safe);
 	nulls[5] = RecoveryInProgress();	/* the primary's writers are not seen */
 	values[6] = Int64GetDatum(head);
-	nulls[7] = !trusted || !count_rest(row, &count, &oldest);
+	nulls[7] = !trusted || row->lost || !count_rest(row, &count, &oldest);
 	values[7] = Int64GetDatum(count);
 	nulls[8] = nulls[7] || TIMESTAMP_NOT_FINITE(oldest);
 	values[8] = TimestampTzGetDatum(oldest);
 	values[9] = Int32GetDatum(row->attempts);
-	nulls[10] = TIMESTAMP_NOT_FINITE(row->retry_at);
+	nulls[10] = row->lost || TIMESTAMP_NOT_FINITE(row->retry_at);
 	values[10] = TimestampTzGetDatum(row->retry_at);
 	values[11] = text_or_null(trusted ? row->last_error : NULL, &nulls[11]);
 	values[12] = text_or_null(trusted ? row->lease_owner : NULL, &nulls[12]);
-	nulls[13] = TIMESTAMP_NOT_FINITE(row->lease_until);
+	nulls[13] = row->lost || TIMESTAMP_NOT_FINITE(row->lease_until);
 	values[13] = TimestampTzGetDatum(row->lease_until);
 	nulls[14] = pid == 0;
 	values[14] = Int32GetDatum(pid);

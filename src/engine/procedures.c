@@ -105,13 +105,14 @@ contained(const char *handler, void (*body) (void *arg), void *arg)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			ReThrowError(error);
 		CurrentResourceOwner = owner;
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),
 				 errmsg("event handler \"%s\" could not be run", handler),
-				 errdetail("%s", error->message)));
+				 errdetail("%s", error->message),
+				 error->hint ? errhint("%s", error->hint) : 0));
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(outer);
@@ -135,20 +136,39 @@ run_contained(EsrsRun *run)
 		esrs_runner_note_failure(run, error);
 }
 
+/*
+ * May the caller run the handler?  In a transaction that somebody else commits
+ * its deferred triggers would run with the rights of whoever does: then only its
+ * own role may.
+ */
+static void
+check_may_run(EsrsConsumer *consumer, bool nonatomic)
+{
+	esrs_consumer_check_right(consumer);
+	if (!nonatomic && consumer->handler->run_as != GetUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("event handler \"%s\" cannot be run in a transaction of another role",
+						consumer->name),
+				 errhint("Call the procedure outside of a transaction block, or SET ROLE \"%s\" first.",
+						 GetUserNameFromId(consumer->handler->run_as, false))));
+}
+
 /* The handlers to run: one, or all that the caller may. */
 static List *
-handlers_to_run(const char *name)
+handlers_to_run(const char *name, bool nonatomic)
 {
 	List	   *result = NIL;
 	ListCell   *lc;
 
 	if (name != NULL)
-		esrs_consumer_check_right(esrs_consumer_lookup(name));
+		check_may_run(esrs_consumer_lookup(name), nonatomic);
 	foreach(lc, esrs_consumer_list())
 	{
 		EsrsConsumerEntry *entry = (EsrsConsumerEntry *) lfirst(lc);
 
-		if (name != NULL ? strcmp(entry->name, name) == 0 : esrs_consumer_may_run(entry->run_as))
+		if (name != NULL ? strcmp(entry->name, name) == 0 :
+			nonatomic ? esrs_consumer_may_run(entry->run_as) : entry->run_as == GetUserId())
 			result = lappend(result, entry);
 	}
 	return result;
@@ -212,7 +232,7 @@ esrs_run_handlers(PG_FUNCTION_ARGS)
 	/* what the caller has done so far is not the handlers' business */
 	if (nonatomic)
 		commit_and_go_on();
-	handlers = handlers_to_run(name);
+	handlers = handlers_to_run(name, nonatomic);
 	do
 	{
 		ListCell   *lc;

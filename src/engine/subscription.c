@@ -64,7 +64,7 @@ refuse(int sqlstate, const char *message)
 static char *
 this_node(void)
 {
-	return psprintf(UINT64_FORMAT, GetSystemIdentifier());
+	return psprintf(UINT64_FORMAT "/%u", GetSystemIdentifier(), MyDatabaseId);
 }
 
 /* Run a statement as the owner of the catalogs.  Returns the number of rows. */
@@ -408,8 +408,8 @@ esrs_poll(PG_FUNCTION_ARGS)
 	aggregates = lock_aggregates(s.aggregates, &hashes);
 
 	/* restored without its sequence: new events would be taken for old ones */
-	if (c->position > esrs_position_head())
-		(void) esrs_extension_raise_position(c->position);
+	if (Max(c->position, c->last_ahead) > esrs_position_head())
+		(void) esrs_extension_raise_position(Max(c->position, c->last_ahead));
 	r.call = esrs_call_begin("", &no_id, now, NULL);
 	for (;;)
 	{

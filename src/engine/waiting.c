@@ -96,6 +96,7 @@ esrs_wait_for(PG_FUNCTION_ARGS)
 
 		timeout = (interval->time + (interval->day + interval->month * INT64CONST(30)) *
 				   USECS_PER_DAY) / 1000;
+		timeout = Min(timeout, PG_INT32_MAX);
 	}
 	if (timeout < 0)
 		ereport(ERROR,
@@ -109,7 +110,11 @@ esrs_wait_for(PG_FUNCTION_ARGS)
 				 errmsg("position " INT64_FORMAT " does not exist", up_to),
 				 errdetail("Positions go from 0, before the first event, to " INT64_FORMAT ".", head)));
 	consumer = esrs_consumer_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	esrs_consumer_check_not_running(consumer->name);
+	if (esrs_call_is_running())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("esrs_wait_for() cannot be called by a callback or an event handler"),
+				 errdetail("The worker that it waits for may be the one that waits.")));
 	if (own_bound >= 0 && up_to > own_bound)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -58,11 +58,15 @@ esrs_batch_read(EsrsBatch *batch, EsrsFeed *feed, List *aggregates, EsrsFeedRang
 	batch->full = false;
 	batch->items = palloc_extended(sizeof(EsrsBatchItem) * range->max, MCXT_ALLOC_HUGE);
 	esrs_security_become(&before, batch->consumer->handler->run_as);
+	esrs_security_restrict();	/* the commit may be somebody else's */
 	esrs_feed_read(feed, aggregates, range, collect, batch);
 	esrs_security_restore(&before);
 }
 
 /*
+ * (Firing events in a subtransaction is safe because nothing was queued before
+ * it: the transaction is the batch's own, and reading is restricted.)
+ *
  * See to it that nothing of the handler is left for the commit, when it would
  * run as whoever commits, and fail the whole transaction: deferred triggers, and
  * the queries of cursors WITH HOLD, which are refused.  The transaction holds
@@ -155,15 +159,13 @@ call_items(EsrsBatch *batch, int from, int to)
 }
 
 /*
- * An error that whoever waits for this must hear of: he has cancelled it, or his
- * session ends.
+ * An error that whoever waits for this must hear of: he has cancelled it.  The
+ * end of a session is no ERROR.
  */
 static bool
 is_for_caller(EsrsBatch *batch, int sqlstate)
 {
-	if (sqlstate == ERRCODE_QUERY_CANCELED)
-		return !batch->is_worker;
-	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_OPERATOR_INTERVENTION;
+	return sqlstate == ERRCODE_QUERY_CANCELED && !batch->is_worker;
 }
 
 /*
@@ -187,6 +189,8 @@ esrs_batch_attempt(EsrsBatch *batch, int from, int to)
 
 		esrs_security_act_as(&before, batch->consumer->handler->run_as,
 							 batch->consumer->search_path);
+		if (batch->restricted)
+			esrs_security_restrict();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		done = call_items(batch, from, to);
 		if (batch->own_transaction)

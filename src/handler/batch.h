@@ -25,6 +25,7 @@ typedef struct EsrsBatch
 	EsrsConsumer *consumer;
 	bool		own_transaction;	/* it holds nothing else */
 	bool		is_worker;		/* nobody waits for it */
+	bool		restricted;		/* its code may leave nothing for the commit */
 	MemoryContext context;		/* of the items */
 	EsrsBatchItem *items;
 	int			n;

@@ -29,6 +29,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rls.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 
 typedef struct CacheEntry
@@ -168,10 +169,32 @@ transaction_ended(XactEvent event, void *arg)
 	retired = NIL;
 }
 
-/* Register for the ends of transactions.  Called once, at load. */
+/* A function has changed: read handlers that call it anew. */
+static void
+function_changed(Datum arg, int cacheid, uint32 hash)
+{
+	HASH_SEQ_STATUS scan;
+	CacheEntry *entry;
+
+	if (cache == NULL)
+		return;
+	hash_seq_init(&scan, cache);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		EsrsConsumer *consumer = entry->consumer;
+
+		if (consumer != NULL &&
+			(hash == 0 || consumer->handler->function.hash == hash ||
+			 consumer->handler->delete_function.hash == hash))
+			consumer->generation = 0;
+	}
+}
+
+/* Register for what must be heard of.  Called once, at load. */
 void
 esrs_consumer_init(void)
 {
+	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
 	RegisterXactCallback(transaction_ended, NULL);
 }
 

@@ -189,7 +189,8 @@ static bool
 retry(EsrsConsumer *consumer, Letter *letter)
 {
 	EsrsAggregate *agg = esrs_aggregate_lookup_locked(letter->aggregate, AccessShareLock);
-	EsrsBatch	batch = {.consumer = consumer,.deadline = DT_NOEND};
+	EsrsBatch	batch = {.consumer = consumer,.deadline = DT_NOEND,
+	.restricted = consumer->handler->run_as != GetUserId()};
 	EsrsFeedRange range = {.after = letter->position - 1,.upto = letter->position,
 	.instance = &letter->id,.max = 1};
 

@@ -16,6 +16,7 @@
 #include "base/security.h"
 #include "catalog/aggregate_load.h"
 #include "catalog/extension.h"
+#include "postmaster/bgworker.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
@@ -43,6 +44,10 @@ static void
 handler_error_context(void *arg)
 {
 	errcontext("event handler \"%s\"", ((EsrsHandler *) arg)->name);
+
+	/* what the handler was doing may hold data of the event: not for the log */
+	if (MyBgworkerEntry != NULL)
+		errhidecontext(true);
 }
 
 /*

@@ -13,12 +13,14 @@
 
 #include "handler/progress.h"
 
+#include "access/xact.h"
 #include "base/security.h"
 #include "base/spi.h"
 #include "catalog/checkpoint.h"
 #include "catalog/extension.h"
 #include "catalog/pg_type.h"
 #include "handler/consumer.h"
+#include "handler/dead_letter.h"
 #include "handler/runner.h"
 #include "store/position.h"
 #include "utils/builtins.h"
@@ -59,6 +61,17 @@ esrs_progress_start(const char *start_at)
 				 errmsg("position " INT64_FORMAT " does not exist", position),
 				 errdetail("Positions go from 0, before the first event, to " INT64_FORMAT ".", head)));
 	return position;
+}
+
+/* Raise 0A000 if the transaction's snapshot may not see all events. */
+static void
+check_isolation(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("progress of an event handler cannot be changed at this isolation level"),
+				 errhint("Use READ COMMITTED.")));
 }
 
 static void
@@ -119,6 +132,7 @@ esrs_progress_repartition(const char *name, int partitions)
 	List	   *aggregates = esrs_consumer_aggregates(consumer, &hashes);
 	EsrsCheckpoint checkpoint;
 
+	check_isolation();
 	positions->handler = name;
 	for (int i = 0; i < consumer->partitions; i++)
 		if (esrs_checkpoint_read(name, i, &checkpoint))
@@ -135,6 +149,7 @@ esrs_progress_repartition(const char *name, int partitions)
 			continue;
 		range.upto = checkpoint.position;
 		esrs_security_become(&before, consumer->handler->run_as);
+		esrs_security_restrict();
 		esrs_feed_read(NULL, aggregates, &range, add_event, positions);
 		esrs_security_restore(&before);
 	}
@@ -153,6 +168,7 @@ esrs_progress_skip_idle(const char *name)
 	EsrsConsumer *consumer = esrs_consumer_lookup(name);
 	int64		head = esrs_position_head();
 
+	check_isolation();
 	if (esrs_runner_is_behind(consumer, PG_INT64_MAX))
 		return;
 	for (int i = 0; i < consumer->partitions; i++)
@@ -163,6 +179,14 @@ esrs_progress_skip_idle(const char *name)
 void
 esrs_progress_check_caught_up(const char *name)
 {
+	check_isolation();
+	if (esrs_dead_letter_has_any(esrs_consumer_lookup(name)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("event handler \"%s\" has dead letters", name),
+				 errdetail("A transactional one has none, so they would be forgotten."),
+				 errhint("Call esrs_retry_dead_letters('%s') or esrs_discard_dead_letters('%s') first.",
+						 name, name)));
 	if (esrs_runner_is_behind(esrs_consumer_lookup(name), PG_INT64_MAX))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

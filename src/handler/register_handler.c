@@ -53,6 +53,7 @@ typedef struct HandlerOptions
 	Oid			handler_owner;
 	Oid			delete_handler_owner;	/* InvalidOid: there is none */
 	Oid			run_as;			/* as it was read */
+	bool		active;			/* it is to be made so */
 } HandlerOptions;
 
 static const char *const option_names[] = {
@@ -272,6 +273,11 @@ write_row(const char *name, HandlerOptions *o, bool update)
 	values[14] = ObjectIdGetDatum(o->delete_handler_owner);
 	nulls[14] = OidIsValid(o->delete_handler_owner) ? ' ' : 'n';
 	values[15] = ObjectIdGetDatum(caller);
+	if (update)
+	{
+		types[15] = BOOLOID;
+		values[15] = BoolGetDatum(o->active);
+	}
 	values[16] = CStringGetTextDatum(namespace_search_path);
 
 	esrs_security_become(&before, esrs_extension()->owner);
@@ -281,6 +287,7 @@ write_row(const char *name, HandlerOptions *o, bool update)
 					 " delete_handler = $5, event_types = $6, replayable = $7,"
 					 " ordering = $8, partitions = $9, batch_size = $10, on_error = $11,"
 					 " max_attempts = $12, start_at = $13,"
+					 " status = CASE WHEN $16 THEN 'active' ELSE status END,"
 					 " handler_owner = $14::pg_catalog.regrole,"
 					 " delete_handler_owner = $15::pg_catalog.regrole"
 					 " WHERE name OPERATOR(pg_catalog.=) $1" :
@@ -291,7 +298,7 @@ write_row(const char *name, HandlerOptions *o, bool update)
 					 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 					 " $14::pg_catalog.regrole, $15::pg_catalog.regrole,"
 					 " $16::pg_catalog.regrole, $17)",
-					 update ? ROW_COLUMNS - 2 : ROW_COLUMNS,
+					 update ? ROW_COLUMNS - 1 : ROW_COLUMNS,
 					 types, values, nulls,
 					 update ? SPI_OK_UPDATE : SPI_OK_INSERT) != 1)
 		elog(ERROR, "could not write the catalog row of event handler \"%s\"", name);
@@ -453,6 +460,7 @@ alter_progress(const char *name, HandlerOptions *old, HandlerOptions *new)
 		esrs_progress_check_caught_up(name);
 		esrs_checkpoint_delete(name);
 		new->start_at = "now";
+		new->active = true;
 	}
 	else if (!is_async(old) && is_async(new))
 		esrs_checkpoint_create(name, new->partitions, esrs_progress_start("now"));

@@ -272,11 +272,20 @@ run_batch(EsrsRun *run)
 		return;
 	if (!esrs_checkpoint_lock(run->handler, run->partition, false, &checkpoint))
 	{
-		run->outcome = ESRS_RUN_BUSY;
+		/* without a checkpoint it does nothing: it may have been lost */
+		if (esrs_checkpoint_read(run->handler, run->partition, &checkpoint))
+			run->outcome = ESRS_RUN_BUSY;
 		return;
 	}
 	consumer = esrs_consumer_recheck(consumer);
 	if (consumer == NULL || !consumer->active || run->partition >= consumer->partitions)
+		return;
+
+	/*
+	 * unregistered, and registered again by somebody else, since it was
+	 * listed
+	 */
+	if (run->is_worker && consumer->handler->run_as != run->run_as)
 		return;
 	if (checkpoint.retry_at > GetCurrentTimestamp())
 	{
@@ -293,8 +302,8 @@ run_batch(EsrsRun *run)
 	run->blocked = safe < run->head;
 
 	/* restored without its sequence: new events would be taken for old ones */
-	if (checkpoint.position > run->head)
-		(void) esrs_extension_raise_position(checkpoint.position);
+	if (Max(checkpoint.position, checkpoint.last_ahead) > run->head)
+		(void) esrs_extension_raise_position(Max(checkpoint.position, checkpoint.last_ahead));
 
 	batch.consumer = consumer;
 	range.after = checkpoint.position;
@@ -408,7 +417,7 @@ esrs_runner_instance(const char *handler, const char *aggregate, const pg_uuid_t
 		ereport(WARNING,
 				(errmsg("event handler \"%s\" has failed and will be tried again", handler),
 				 errdetail("SQLSTATE %s.", unpack_sql_state(batch.error->sqlerrcode)),
-				 errhint("See esrs_lag.")));
+				 errhint("A background worker, or CALL esrs_run_handlers(), will do so; then see esrs_lag.")));
 		return ESRS_INSTANCE_FAILED;
 	}
 	ahead = palloc(sizeof(int64) * batch.n);

@@ -37,6 +37,7 @@ typedef struct EsrsRun
 	int			partition;
 	bool		own_transaction;	/* the transaction holds nothing else */
 	bool		is_worker;
+	Oid			run_as;			/* as the worker expects it */
 
 	EsrsRunOutcome outcome;
 	bool		more;			/* there may be more at once */

@@ -40,8 +40,11 @@ typedef struct Announced
 {
 	char		name[NAMEDATALEN];
 	uint32		hash;
+	int64		since;			/* where the worker began with it */
 	int64		head;			/* told up to here */
-	bool		wanted;			/* still to be announced */
+	int64		new_head;		/* once the transaction is committed */
+	bool		wanted;			/* to be announced */
+	bool		was_wanted;		/* before the last refresh */
 	bool		failed;			/* the last attempt; the log was told */
 	EsrsFeed	feed;
 } Announced;
@@ -67,10 +70,31 @@ esrs_announce_begin(EsrsSlot *slot)
 		slot->notify = esrs_config_notify;
 		slot->nheads = 0;
 	}
+	if (slot->floor > head)
+	{
+		/* the extension, and its sequence, have been made anew */
+		slot->floor = 0;
+		slot->nheads = 0;
+	}
 	floor_position = slot->floor;
 	nsaved = slot->nheads;
 	memcpy(saved, slot->heads, sizeof(saved));
 	SpinLockRelease(&slot->mutex);
+}
+
+/* The transaction of the last esrs_announce_run() is committed. */
+void
+esrs_announce_committed(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, announced)
+	{
+		Announced  *a = (Announced *) lfirst(lc);
+
+		a->head = Max(a->head, a->new_head);
+		a->new_head = 0;
+	}
 }
 
 /* Leave to the next worker how far this one came. */
@@ -85,13 +109,16 @@ esrs_announce_end(EsrsSlot *slot)
 		return;
 	foreach(lc, announced)
 	{
-		lowest = Min(lowest, ((Announced *) lfirst(lc))->head);
+		if (((Announced *) lfirst(lc))->wanted)
+			lowest = Min(lowest, ((Announced *) lfirst(lc))->head);
 	}
+	if (lowest == PG_INT64_MAX)
+		return;
 	foreach(lc, announced)
 	{
 		Announced  *a = (Announced *) lfirst(lc);
 
-		if (a->head > lowest && n < ESRS_SLOT_HEADS)
+		if (a->wanted && a->head > lowest && n < ESRS_SLOT_HEADS)
 		{
 			saved[n].hash = a->hash;
 			saved[n++].position = a->head;
@@ -142,7 +169,10 @@ esrs_announce_refresh(void)
 
 	foreach(lc, announced)
 	{
-		((Announced *) lfirst(lc))->wanted = false;
+		Announced  *a = (Announced *) lfirst(lc);
+
+		a->was_wanted = a->wanted;
+		a->wanted = false;
 	}
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
@@ -167,22 +197,14 @@ esrs_announce_refresh(void)
 			announced = lappend(announced, a);
 			MemoryContextSwitchTo(context);
 		}
+		else if (!a->was_wanted)
+			a->head = Max(a->head, esrs_position_safe(&a->hash, 1));	/* told by the writers */
+		a->since = since;
 		a->head = Max(a->head, since);
 		a->wanted = true;
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);
-	for (int i = list_length(announced) - 1; i >= 0; i--)
-	{
-		Announced  *a = (Announced *) list_nth(announced, i);
-
-		if (!a->wanted)
-		{
-			announced = list_delete_nth_cell(announced, i);
-			esrs_feed_close(&a->feed);
-			pfree(a);
-		}
-	}
 }
 
 /* What is read of one aggregate. */
@@ -249,8 +271,11 @@ announce(Announced *a)
 	Reading		reading = {0};
 	EsrsIdentity before;
 
+	a->new_head = 0;
 	if (agg == NULL)
 		return false;
+	if (a->head > esrs_position_head())
+		a->head = range.after = a->since;	/* the sequence was made anew */
 	range.upto = esrs_position_safe(&a->hash, 1);
 	if (range.upto <= a->head)
 		return false;
@@ -265,7 +290,7 @@ announce(Announced *a)
 	esrs_feed_read(&a->feed, list_make1(agg), &range, read_one, &reading);
 	esrs_security_restore(&before);
 	esrs_notify_send(reading.notices);
-	a->head = reading.n == BATCH ? reading.last : range.upto;
+	a->new_head = reading.n == BATCH ? reading.last : range.upto;
 	return reading.n == BATCH;
 }
 
@@ -302,6 +327,7 @@ announce_contained(Announced *a)
 					 errmsg("could not announce events of aggregate \"%s\"", a->name),
 					 errdetail("SQLSTATE %s.", unpack_sql_state(error->sqlerrcode))));
 		a->failed = true;
+		a->new_head = 0;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -325,7 +351,7 @@ esrs_announce_run(uint64 bits)
 	{
 		Announced  *a = (Announced *) lfirst(lc);
 
-		if (bits & esrs_wakeup_bit(a->hash))
+		if (a->wanted && (bits & esrs_wakeup_bit(a->hash)) != 0)
 			more |= announce_contained(a);
 	}
 	return more;

@@ -42,6 +42,7 @@ typedef struct Pending
 	EsrsNotice	notice;			/* must be first: esrs_notify_send() wants
 								 * these */
 	SubTransactionId subid;
+	bool		fallback;		/* only because no worker can run */
 	int			nth;			/* of its aggregate in this transaction */
 } Pending;
 
@@ -187,6 +188,7 @@ remember(EsrsAggregate *agg, const EsrsRecord *record)
 
 	p->nth = count_before(agg->name) + 1;
 	p->subid = GetCurrentSubTransactionId();
+	p->fallback = esrs_notify_mode(agg) == ESRS_NOTIFY_WORKER;
 
 	/* beyond the limit a summary is likely: keep no messages for it */
 	esrs_notify_fill(&p->notice, agg, record, p->nth <= MAX_SINGLE);
@@ -349,6 +351,23 @@ esrs_notify_send(List *notices)
 	}
 }
 
+/*
+ * NOTIFY cannot be prepared.  What the worker would have told, if there were one,
+ * is a hint that may be missed.
+ */
+static bool
+must_be_told(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, pending)
+	{
+		if (!((Pending *) lfirst(lc))->fallback)
+			return true;
+	}
+	return false;
+}
+
 static void
 transaction_event(XactEvent event, void *arg)
 {
@@ -359,7 +378,7 @@ transaction_event(XactEvent event, void *arg)
 				esrs_notify_send(pending);
 			break;
 		case XACT_EVENT_PRE_PREPARE:
-			if (pending != NIL)
+			if (must_be_told())
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("cannot PREPARE a transaction that has to send notifications of events"),

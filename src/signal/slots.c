@@ -65,6 +65,7 @@ init_shared(void)
 	{
 		SpinLockInit(&shared->slots[i].mutex);
 		pg_atomic_init_u64(&shared->slots[i].dirty, 0);
+		pg_atomic_init_u32(&shared->slots[i].requests, 0);
 	}
 }
 
@@ -92,6 +93,8 @@ attach(void)
 	}
 	PG_CATCH();
 	{
+		/* the error has reset what the lock below is going to count down */
+		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(before);
 		FlushErrorState();
 		shared_failed = true;
@@ -125,6 +128,7 @@ occupy(EsrsSlot *slot)
 	slot->has_floor = false;
 	slot->nheads = 0;
 	pg_atomic_write_u64(&slot->dirty, 0);
+	pg_atomic_write_u32(&slot->requests, 0);
 	SpinLockRelease(&slot->mutex);
 }
 

@@ -16,6 +16,9 @@
 #include "storage/latch.h"
 #include "storage/spin.h"
 
+/* A worker that was registered and has not come up after so long never will. */
+#define ESRS_START_TIMEOUT	10000
+
 /* How many aggregates' announced positions outlive a worker. */
 #define ESRS_SLOT_HEADS		16
 
@@ -30,7 +33,8 @@ typedef struct EsrsHead
 typedef struct EsrsWorkerPlace
 {
 	pid_t		pid;			/* 0: free, -1: being started */
-	TimestampTz since;			/* when it was registered */
+	TimestampTz since;			/* when it was registered, or the handler
+								 * begun */
 	Latch	   *latch;			/* in shared memory; NULL unless it runs */
 	char		handler[NAMEDATALEN];	/* that it is running, or "" */
 	int			partition;
@@ -38,7 +42,7 @@ typedef struct EsrsWorkerPlace
 
 /*
  * What is shared in one database.  The first place is the dispatcher's; others
- * help it.  All but "dirty" is protected by the mutex.
+ * help it.  All but the atomics is protected by the mutex.
  */
 typedef struct EsrsSlot
 {
@@ -53,6 +57,9 @@ typedef struct EsrsSlot
 	int			notify;			/* esrs.notify when floor was set */
 	int			nheads;
 	EsrsHead	heads[ESRS_SLOT_HEADS]; /* beyond the floor */
+
+	/* transactions that want a look, and are about to commit */
+	pg_atomic_uint32 requests;
 
 	/* one bit for each hash of an aggregate's name, modulo 64 */
 	pg_atomic_uint64 dirty;

@@ -28,16 +28,20 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
-/* A worker that was registered and has not come up after this time never will. */
-#define START_TIMEOUT	10000
-
 /* After a failure to register one, how long none is tried. */
 #define RETRY_INTERVAL	1000
+
+/* A handler that has been running for so long holds others up. */
+#define LONG_TIME		500
 
 #define ALL_BITS		(~UINT64CONST(0))
 
 /* What this transaction has to tell: its aggregates, as bits. */
 static uint64 touched = 0;
+
+/* Does it want a look without having drawn a position, and has the slot been told? */
+static bool requested = false;
+static EsrsSlot *counted_in = NULL;
 
 /* The bit of an aggregate in EsrsSlot.dirty. */
 uint64
@@ -89,8 +93,9 @@ esrs_wakeup_start(EsrsSlot *slot, int place)
 	bool		done;
 
 	SpinLockAcquire(&slot->mutex);
-	need = p->pid == 0 ||
-		(p->pid == -1 && now - p->since > START_TIMEOUT * INT64CONST(1000));
+	need = slot->database == MyDatabaseId && !IsBinaryUpgrade &&
+		(p->pid == 0 ||
+		 (p->pid == -1 && now - p->since > ESRS_START_TIMEOUT * INT64CONST(1000)));
 	wait = slot->unavailable && now - slot->tried_at < RETRY_INTERVAL * INT64CONST(1000);
 	if (need && !wait)
 	{
@@ -107,10 +112,29 @@ esrs_wakeup_start(EsrsSlot *slot, int place)
 	esrs_wakeup_describe(&worker, MyDatabaseId, place);
 	done = RegisterDynamicBackgroundWorker(&worker, NULL);
 	SpinLockAcquire(&slot->mutex);
-	if (!done && p->pid == -1)
-		p->pid = 0;
+	if (!done)
+	{
+		slot->tried_at = now;
+		if (p->pid == -1)
+			p->pid = 0;
+	}
 	SpinLockRelease(&slot->mutex);
 	return done;
+}
+
+/*
+ * The dispatcher runs.  If one handler keeps it busy for long, the others need a
+ * helper.
+ */
+static void
+help_out(EsrsSlot *slot)
+{
+	EsrsWorkerPlace *dispatcher = &slot->places[0];
+
+	if (dispatcher->handler[0] != '\0' && esrs_config_max_workers > 1 &&
+		slot->places[1].pid <= 0 &&
+		TimestampDifferenceExceeds(dispatcher->since, GetCurrentTimestamp(), LONG_TIME))
+		(void) esrs_wakeup_start(slot, 1);
 }
 
 /*
@@ -125,8 +149,13 @@ esrs_wakeup_ensure(bool complain)
 	bool		news = false;
 	bool		waiting;
 
-	if (slot == NULL || esrs_config_max_workers == 0 || slot->places[0].pid > 0)
+	if (slot == NULL || esrs_config_max_workers == 0)
 		return;
+	if (slot->places[0].pid > 0)
+	{
+		help_out(slot);
+		return;
+	}
 	done = esrs_wakeup_start(slot, 0);
 	SpinLockAcquire(&slot->mutex);
 	waiting = slot->unavailable;
@@ -139,10 +168,7 @@ esrs_wakeup_ensure(bool complain)
 		slot->unavailable = false;
 	}
 	else if (!done)
-	{
 		slot->unavailable = true;
-		slot->tried_at = GetCurrentTimestamp();
-	}
 	SpinLockRelease(&slot->mutex);
 	if (news && complain)
 		ereport(WARNING,
@@ -163,11 +189,18 @@ note_floor(EsrsSlot *slot)
 	int64		head;
 	int64		safe;
 
-	if (slot->has_floor && slot->notify == esrs_config_notify)
+	if (esrs_config_max_workers == 0)
+	{
+		/* writers announce; whoever comes after them must not do so again */
+		slot->has_floor = false;
+		return;
+	}
+	head = esrs_position_head();
+	if (slot->has_floor && slot->notify == esrs_config_notify && slot->floor <= head)
 		return;
 	safe = esrs_position_safe_of_all(&head);
 	SpinLockAcquire(&slot->mutex);
-	if (!slot->has_floor || slot->notify != esrs_config_notify)
+	if (!slot->has_floor || slot->notify != esrs_config_notify || slot->floor > head)
 	{
 		slot->floor = safe;
 		slot->has_floor = true;
@@ -199,6 +232,7 @@ esrs_wakeup_request(void)
 {
 	(void) esrs_slots_find();
 	touched = ALL_BITS;
+	requested = true;
 }
 
 static void
@@ -211,7 +245,7 @@ wake(uint64 bits)
 		return;
 	pg_atomic_fetch_or_u64(&slot->dirty, bits);
 	SpinLockAcquire(&slot->mutex);
-	latch = slot->places[0].latch;
+	latch = slot->database == MyDatabaseId ? slot->places[0].latch : NULL;
 	SpinLockRelease(&slot->mutex);
 
 	/* a latch is in shared memory for good: at worst a stranger wakes */
@@ -232,8 +266,16 @@ transaction_event(XactEvent event, void *arg)
 {
 	if (touched == 0)
 		return;
-	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
-		esrs_wakeup_ensure(true);
+	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE)
+		return;
+	if (requested && counted_in == NULL)
+	{
+		/* there is no bound that would keep the worker from leaving */
+		counted_in = esrs_slots_find();
+		if (counted_in != NULL)
+			pg_atomic_fetch_add_u32(&counted_in->requests, 1);
+	}
+	esrs_wakeup_ensure(true);
 }
 
 static void
@@ -244,7 +286,11 @@ resources_released(ResourceReleasePhase phase, bool is_commit, bool is_top_level
 	if (bits == 0 || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
 		return;
 	touched = 0;
+	requested = false;
 	wake(bits);
+	if (counted_in != NULL && counted_in->database == MyDatabaseId)
+		pg_atomic_fetch_sub_u32(&counted_in->requests, 1);
+	counted_in = NULL;
 }
 
 /* Register for the ends of transactions.  Called once, at load. */

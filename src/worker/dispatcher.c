@@ -25,6 +25,7 @@
 #include "access/xact.h"
 #include "base/spi.h"
 #include "catalog/demand.h"
+#include "catalog/extension.h"
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -74,7 +75,7 @@ claim(void)
 	bool		mine;
 
 	SpinLockAcquire(&slot->mutex);
-	mine = place->pid <= 0;
+	mine = place->pid <= 0 && slot->database == MyDatabaseId;
 	if (mine)
 	{
 		place->pid = MyProcPid;
@@ -176,7 +177,7 @@ look_around(bool thorough)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (thorough || known_generation != esrs_demand_generation())
 		stay = extension_is_ours() && !database_is_wanted();
-	if (stay)
+	if (stay && esrs_extension_try_lock())
 	{
 		(void) esrs_demand_worker();	/* keeps the generation up to date */
 		head = esrs_position_head();
@@ -198,7 +199,7 @@ look_around(bool thorough)
 static bool
 announce(uint64 bits)
 {
-	bool		more;
+	bool		more = false;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -207,9 +208,11 @@ announce(uint64 bits)
 	/* a notification that a crash takes away has nobody to hear it */
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
-	more = esrs_announce_run(bits);
+	if (esrs_extension_try_lock())
+		more = esrs_announce_run(bits);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	esrs_announce_committed();
 	return more;
 }
 
@@ -224,7 +227,7 @@ call_for_help(void)
 {
 	for (int i = 1; i < esrs_config_max_workers; i++)
 	{
-		if (slot->places[i].pid == 0)
+		if (slot->places[i].pid <= 0)
 		{
 			(void) esrs_wakeup_start(slot, i);
 			return;
@@ -316,12 +319,13 @@ may_leave(void)
 
 	if (my_index != 0)
 		return true;
-	if (!all_is_idle())
+	if (!all_is_idle() || announce(ALL_BITS))
 		return false;
 	release();
 	StartTransactionCommand();
 	safe = esrs_position_safe_of_all(&now_head);
-	leave = (safe == now_head && now_head == head && pg_atomic_read_u64(&slot->dirty) == 0) ||
+	leave = (safe == now_head && now_head == head && pg_atomic_read_u64(&slot->dirty) == 0 &&
+			 pg_atomic_read_u32(&slot->requests) == 0) ||
 		!claim();
 	CommitTransactionCommand();
 	return leave;
@@ -342,7 +346,7 @@ turn(TimestampTz *last_work, TimestampTz *next_sweep)
 		return false;
 	if (my_index == 0 && (dirty != 0 || sweep))
 		more = announce(sweep ? ALL_BITS : dirty);
-	if (run_units(dirty, sweep) || more)
+	if (run_units(dirty, sweep) || more || (my_index == 0 && dirty != 0))
 		*last_work = now;
 	if (sweep)
 		*next_sweep = TimestampTzPlusMilliseconds(now, Min(esrs_config_poll_interval, 2000));
@@ -385,13 +389,31 @@ turn_contained(MemoryContext context, TimestampTz *last_work, TimestampTz *next_
 		RESUME_INTERRUPTS();
 		*pause = *pause == 0 ? FIRST_PAUSE : Min(*pause * 2, LONGEST_PAUSE);
 		known_generation = 0;
-		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, *pause,
-						 PG_WAIT_EXTENSION);
+		stay = in_place;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextReset(context);
 	return stay;
+}
+
+/* Sleep, whoever wakes us, but not when we are told to end. */
+static void
+sleep_after_error(long pause)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause);
+	long		rest = pause;
+
+	while (rest > 0 && !ShutdownRequestPending)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		QueryCancelPending = false;
+		if (!ShutdownRequestPending)
+			CHECK_FOR_INTERRUPTS();
+		rest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+	}
 }
 
 /* The main function of a worker; the argument is the database. */
@@ -407,6 +429,8 @@ esrs_worker_main(Datum main_arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, shutdown_requested);
 	BackgroundWorkerUnblockSignals();
+	if (IsBinaryUpgrade)
+		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
 
 	/* the session's defaults are for others: the feed needs READ COMMITTED */
@@ -450,6 +474,7 @@ esrs_worker_main(Datum main_arg)
 			break;
 		if (!turn_contained(context, &last_work, &next_sweep, &pause))
 			break;
+		sleep_after_error(pause);
 	}
 	release();
 	proc_exit(0);

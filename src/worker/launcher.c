@@ -38,9 +38,18 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(esrs_start_workers);
 PG_FUNCTION_INFO_V1(esrs_stop_workers);
+
+/*
+ * How long the launcher waits after the start of the server, in milliseconds: if
+ * a handler brings the server down, somebody must get in to pause it.  And
+ * before it tries again where there was no room.
+ */
+#define FIRST_PAUSE		3000
+#define NEXT_PAUSE		1000
 
 /* How long esrs_stop_workers() waits, in milliseconds. */
 #define STOP_TIMEOUT	10000
@@ -51,7 +60,7 @@ esrs_launcher_init(void)
 {
 	BackgroundWorker worker = {0};
 
-	if (!process_shared_preload_libraries_in_progress)
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
 		return;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
@@ -93,11 +102,8 @@ databases(void)
 	return result;
 }
 
-/*
- * Start a worker in a database.  If all places are taken, the first transaction
- * that appends there will try again.
- */
-static void
+/* Start a worker in a database.  False if there is no room for it. */
+static bool
 start_in(Oid database)
 {
 	BackgroundWorkerHandle *handle;
@@ -106,32 +112,47 @@ start_in(Oid database)
 
 	esrs_wakeup_describe(&worker, database, 0);
 	worker.bgw_notify_pid = MyProcPid;
-	if (RegisterDynamicBackgroundWorker(&worker, &handle))
-		(void) WaitForBackgroundWorkerStartup(handle, &pid);
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+		return false;
+	(void) WaitForBackgroundWorkerStartup(handle, &pid);
+	pfree(handle);
+	return true;
+}
+
+/* Start a worker in each database of the list; returns those left over. */
+static List *
+start_workers(List *left)
+{
+	while (left != NIL && !ShutdownRequestPending && esrs_config_max_workers > 0 &&
+		   start_in(linitial_oid(left)))
+		left = list_delete_first(left);
+	return left;
 }
 
 void
 esrs_launcher_main(Datum main_arg)
 {
-	ListCell   *lc;
+	List	   *left;
+	long		pause = FIRST_PAUSE;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	CurrentMemoryContext = TopMemoryContext;
-	foreach(lc, databases())
-	{
-		if (ShutdownRequestPending)
-			break;
-		if (esrs_config_max_workers > 0)
-			start_in(lfirst_oid(lc));
-	}
+	left = databases();
 	while (!ShutdownRequestPending)
 	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1L,
-						 PG_WAIT_EXTENSION);
+		int			rc = WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+								   (left != NIL ? WL_TIMEOUT : 0), pause, PG_WAIT_EXTENSION);
+
 		ResetLatch(MyLatch);
+		if (rc & WL_TIMEOUT)
+		{
+			left = start_workers(left);
+			pause = NEXT_PAUSE;
+		}
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
@@ -159,20 +180,33 @@ esrs_start_workers(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(slot != NULL && slot->places[0].pid != 0);
 }
 
-/* Tell the workers of this database to end; returns how many there are. */
+/*
+ * Tell the workers of this database to end; returns how many there are, and how
+ * many are only being started.
+ */
 static int
-signal_workers(EsrsSlot *slot, bool tell)
+signal_workers(EsrsSlot *slot, int *nstarting)
 {
 	pid_t		pids[ESRS_WORKERS_LIMIT];
+	TimestampTz now = GetCurrentTimestamp();
+	int			starting = 0;
 	int			n = 0;
 
 	SpinLockAcquire(&slot->mutex);
 	for (int i = 0; i < ESRS_WORKERS_LIMIT; i++)
-		if (slot->places[i].pid > 0)
-			pids[n++] = slot->places[i].pid;
+	{
+		EsrsWorkerPlace *place = &slot->places[i];
+
+		if (place->pid > 0)
+			pids[n++] = place->pid;
+		else if (place->pid == -1 &&
+				 !TimestampDifferenceExceeds(place->since, now, ESRS_START_TIMEOUT))
+			starting++;
+	}
 	SpinLockRelease(&slot->mutex);
-	for (int i = 0; i < n && tell; i++)
+	for (int i = 0; i < n; i++)
 		(void) kill(pids[i], SIGTERM);
+	*nstarting = starting;
 	return n;
 }
 
@@ -181,12 +215,14 @@ Datum
 esrs_stop_workers(PG_FUNCTION_ARGS)
 {
 	EsrsSlot   *slot = esrs_slots_find();
+	int			starting;
 	int			n;
 
 	if (slot == NULL)
 		PG_RETURN_INT32(0);
-	n = signal_workers(slot, true);
-	for (int waited = 0; signal_workers(slot, false) > 0; waited += 10)
+	n = signal_workers(slot, &starting);
+	n += starting;
+	for (int waited = 0; signal_workers(slot, &starting) + starting > 0; waited += 10)
 	{
 		if (waited >= STOP_TIMEOUT)
 			ereport(ERROR,

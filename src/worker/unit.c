@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "catalog/aggregate.h"
+#include "catalog/extension.h"
 #include "catalog/namespace.h"
 #include "commands/prepare.h"
 #include "commands/sequence.h"
@@ -139,6 +140,7 @@ show(EsrsWorkerPlace *place, EsrsSlot *slot, EsrsUnit *unit)
 	SpinLockAcquire(&slot->mutex);
 	strlcpy(place->handler, unit ? unit->name : "", sizeof(place->handler));
 	place->partition = unit ? unit->partition : 0;
+	place->since = GetCurrentTimestamp();
 	SpinLockRelease(&slot->mutex);
 }
 
@@ -156,7 +158,9 @@ run_transaction(EsrsUnit *unit, EsrsRun *run)
 	if (StatementTimeout > 0)
 		enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
 	GetUserIdAndSecContext(&superuser, &security);
-	esrs_runner_batch(run);
+	run->outcome = ESRS_RUN_INACTIVE;
+	if (esrs_extension_try_lock())
+		esrs_runner_batch(run);
 	if (!run->wrote)
 	{
 		/* not to wait for a flush that nobody needs */
@@ -227,7 +231,7 @@ esrs_unit_run(EsrsUnit *unit, EsrsWorkerPlace *place, EsrsSlot *slot)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext before = MemoryContextSwitchTo(context);
 	EsrsRun		run = {.handler = unit->name,.partition = unit->partition,
-	.own_transaction = true,.is_worker = true};
+	.own_transaction = true,.is_worker = true,.run_as = unit->run_as};
 
 	show(place, slot, unit);
 	pgstat_report_activity(STATE_RUNNING, psprintf("event handler %s", unit->name));
