@@ -157,6 +157,23 @@ first_head(uint32 hash, int64 since)
 	return Max(head, since);
 }
 
+/*
+ * Where to go on with an aggregate of which writers have told, because of
+ * esrs.notify: where the first of them left it to the worker again, if one has.
+ */
+static int64
+head_after_change(uint32 hash)
+{
+	EsrsSlot   *slot = esrs_slots_find();
+	int64		head = -1;
+
+	SpinLockAcquire(&slot->mutex);
+	if (slot->has_floor && slot->notify == esrs_config_notify)
+		head = slot->floor;
+	SpinLockRelease(&slot->mutex);
+	return head >= 0 ? head : esrs_position_safe(&hash, 1);
+}
+
 /* Read anew which aggregates are to be announced. */
 void
 esrs_announce_refresh(void)
@@ -197,8 +214,8 @@ esrs_announce_refresh(void)
 			announced = lappend(announced, a);
 			MemoryContextSwitchTo(context);
 		}
-		else if (!a->was_wanted)
-			a->head = Max(a->head, esrs_position_safe(&a->hash, 1));	/* told by the writers */
+		else if (!a->was_wanted && a->since == since)
+			a->head = Max(a->head, head_after_change(a->hash));
 		a->since = since;
 		a->head = Max(a->head, since);
 		a->wanted = true;
@@ -210,7 +227,7 @@ esrs_announce_refresh(void)
 /* What is read of one aggregate. */
 typedef struct Reading
 {
-	EsrsCall   *call;
+	MemoryContext context;
 	List	   *notices;
 	int64		last;
 	int			n;
@@ -218,7 +235,7 @@ typedef struct Reading
 
 /* The present form of an event, as its owner sees it; none if that fails. */
 static void
-present(Reading *reading, EsrsAggregate *agg, EsrsRecord *record)
+present(EsrsAggregate *agg, EsrsRecord *record)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -227,7 +244,12 @@ present(Reading *reading, EsrsAggregate *agg, EsrsRecord *record)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		(void) esrs_event_present(reading->call, &agg->routine, record);
+		/* calls of its own: no function may go on where an abort stopped it */
+		EsrsCall   *call = esrs_call_begin(agg->name, &record->aggregate_id,
+										   GetCurrentTimestamp(), NULL);
+
+		(void) esrs_event_present(call, &agg->routine, record);
+		esrs_call_end(call);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -246,13 +268,11 @@ static bool
 read_one(EsrsAggregate *agg, EsrsRecord *record, void *arg)
 {
 	Reading    *reading = (Reading *) arg;
-	MemoryContext before = MemoryContextSwitchTo(GetMemoryChunkContext(reading->call));
+	MemoryContext before = MemoryContextSwitchTo(reading->context);
 	EsrsNotice *notice = palloc(sizeof(EsrsNotice));
 
-	reading->call->aggregate = agg->name;
-	reading->call->aggregate_id = record->aggregate_id;
 	if (esrs_notify_contains_event(agg) && !record->deletion)
-		present(reading, agg, record);
+		present(agg, record);
 	esrs_notify_fill(notice, agg, record, true);
 	reading->notices = lappend(reading->notices, notice);
 	reading->last = record->position;
@@ -265,7 +285,6 @@ read_one(EsrsAggregate *agg, EsrsRecord *record, void *arg)
 static bool
 announce(Announced *a)
 {
-	static const pg_uuid_t no_id = {{0}};
 	EsrsAggregate *agg = esrs_aggregate_find(a->name, true);
 	EsrsFeedRange range = {.after = a->head,.max = BATCH};
 	Reading		reading = {0};
@@ -279,7 +298,7 @@ announce(Announced *a)
 	range.upto = esrs_position_safe(&a->hash, 1);
 	if (range.upto <= a->head)
 		return false;
-	reading.call = esrs_call_begin("", &no_id, GetCurrentTimestamp(), NULL);
+	reading.context = CurrentMemoryContext;
 
 	/*
 	 * The commit is the superuser's: the owner's functions may leave nothing

@@ -102,6 +102,13 @@ esrs_wakeup_start(EsrsSlot *slot, int place)
 		p->pid = -1;
 		p->since = now;
 		p->latch = NULL;
+
+		/*
+		 * What was appended meanwhile has been announced by the writers; the
+		 * worker may be there before we know that it could be registered.
+		 */
+		if (slot->unavailable)
+			slot->has_floor = false;
 	}
 	SpinLockRelease(&slot->mutex);
 	if (!need)
@@ -161,14 +168,7 @@ esrs_wakeup_ensure(bool complain)
 	waiting = slot->unavailable;
 	if (!done && !waiting)
 		news = true;
-	if (done && waiting)
-	{
-		/* what was appended meanwhile has been announced by the writers */
-		slot->has_floor = false;
-		slot->unavailable = false;
-	}
-	else if (!done)
-		slot->unavailable = true;
+	slot->unavailable = !done;
 	SpinLockRelease(&slot->mutex);
 	if (news && complain)
 		ereport(WARNING,
