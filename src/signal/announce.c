@@ -354,24 +354,34 @@ announce_contained(Announced *a)
 	return more;
 }
 
+/* How many aggregates are known; they are counted from 0. */
+int
+esrs_announce_count(void)
+{
+	return list_length(announced);
+}
+
 /*
- * Announce what is new of the aggregates with these bits.  True if there may be
- * more.  The transaction must be committed, or what it held is not told.
+ * May there be something new of an aggregate: is it among those with these bits,
+ * and is "head", the last position that was drawn, not what it was?
  */
 bool
-esrs_announce_run(uint64 bits)
+esrs_announce_is_due(int i, uint64 bits, int64 head)
 {
-	bool		more = false;
-	ListCell   *lc;
+	Announced  *a = (Announced *) list_nth(announced, i);
 
+	return a->wanted && (bits & esrs_wakeup_bit(a->hash)) != 0 && a->head != head;
+}
+
+/*
+ * Announce what is new of an aggregate.  True if there may be more.  The
+ * transaction must be committed, or what it held is not told; and it must be of
+ * this aggregate alone: whoever drops several at once would deadlock with it.
+ */
+bool
+esrs_announce_run(int i)
+{
 	/* functions that bring events into their present form may not write */
 	XactReadOnly = true;
-	foreach(lc, announced)
-	{
-		Announced  *a = (Announced *) lfirst(lc);
-
-		if (a->wanted && (bits & esrs_wakeup_bit(a->hash)) != 0)
-			more |= announce_contained(a);
-	}
-	return more;
+	return announce_contained((Announced *) list_nth(announced, i));
 }

@@ -14,7 +14,9 @@
 
 extern void esrs_announce_begin(EsrsSlot *slot);
 extern void esrs_announce_refresh(void);
-extern bool esrs_announce_run(uint64 bits);
+extern int	esrs_announce_count(void);
+extern bool esrs_announce_is_due(int i, uint64 bits, int64 head);
+extern bool esrs_announce_run(int i);
 extern void esrs_announce_committed(void);
 extern void esrs_announce_end(EsrsSlot *slot);
 

@@ -27,6 +27,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rangetypes.h"
 #include "utils/snapmgr.h"
@@ -248,6 +249,24 @@ deliver_deletions(Deletions *deletions, int64 before, EsrsFeedReader reader, voi
 }
 
 /*
+ * The index on the position gives the rows in order, and no more than are taken.
+ * The planner must not think otherwise because the table was small when the plan
+ * was made: it is kept, and would sort a whole backlog for each batch.  Undone by
+ * AtEOXact_GUC() with the result.
+ */
+static int
+prefer_position_index(void)
+{
+	static const char *const settings[] = {"enable_sort", "enable_bitmapscan", "enable_seqscan"};
+	int			level = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(settings); i++)
+		(void) set_config_option(settings[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	return level;
+}
+
+/*
  * Read what a range holds, in order of position, with a snapshot taken now.
  * Plans stay in "feed" until esrs_feed_close(); NULL if they are not to be kept.
  */
@@ -264,6 +283,7 @@ esrs_feed_read(EsrsFeed *feed, List *aggregates, const EsrsFeedRange *range,
 	Deletions	deletions;
 	bool		more = true;
 	bool		last_portion = false;
+	int			guc_level = feed != NULL && range->instance == NULL ? prefer_position_index() : 0;
 
 	esrs_spi_begin();
 	plan = events_plan(feed, aggregates, range);
@@ -297,6 +317,8 @@ esrs_feed_read(EsrsFeed *feed, List *aggregates, const EsrsFeedRange *range,
 	if (more)
 		(void) deliver_deletions(&deletions, PG_INT64_MAX, reader, arg);
 	esrs_spi_end();
+	if (guc_level > 0)
+		AtEOXact_GUC(false, guc_level);
 	UnregisterSnapshot(snapshot);
 	MemoryContextDelete(row_context);
 }

@@ -195,9 +195,9 @@ look_around(bool thorough)
 	return stay;
 }
 
-/* Send notifications; true if there is more to send. */
+/* Send notifications of one aggregate; true if there is more to send. */
 static bool
-announce(uint64 bits)
+announce_one(int i)
 {
 	bool		more = false;
 
@@ -209,10 +209,22 @@ announce(uint64 bits)
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	if (esrs_extension_try_lock())
-		more = esrs_announce_run(bits);
+		more = esrs_announce_run(i);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	esrs_announce_committed();
+	return more;
+}
+
+/* Send notifications of all aggregates with these bits. */
+static bool
+announce(uint64 bits)
+{
+	bool		more = false;
+
+	for (int i = 0; i < esrs_announce_count(); i++)
+		if (esrs_announce_is_due(i, bits, head))
+			more |= announce_one(i);
 	return more;
 }
 
