@@ -77,9 +77,9 @@ for my $database ('postgres', 'second')
 sql("SELECT count(*) FROM esrs_feed(ARRAY['counter'])");
 is(sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'esrs%'"), '0', 'nothing runs before it is needed');
 append(1);
-reaches(workers('postgres', 1), 'the first append starts a worker');
-is(sql("SELECT datname, application_name, usename FROM pg_stat_activity WHERE backend_type = 'esrs worker'"),
-	'postgres|esrs worker 1|' . sql('SELECT current_user'), 'which pg_stat_activity shows, in this database');
+reaches("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'esrs worker' AND datname = current_database()
+    AND application_name = 'esrs worker 1' AND usename = current_user", 'the first append starts a worker, which pg_stat_activity shows');
+is(sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'esrs%'"), '1', 'one, in this database');
 
 # ---------------------------------------------------------------------------
 # a lone writer: wake-up
