@@ -110,6 +110,21 @@ sub stop_load
 
 my $worker = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'esrs worker' ORDER BY random() LIMIT 1";
 
+# kill -9 of a worker takes the whole server through recovery
+sub kill_worker
+{
+	my ($name) = @_;
+	my $log = log_size($node);
+	my ($pid) = sql($worker) =~ /^(\d+)$/ or die 'no worker';
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is(kill('KILL', $pid), 1, "$name: kill -9 of the worker");
+	$node->wait_for_log(qr/was terminated by signal 9/, $log);
+	stop_load();
+	$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
+	return;
+}
+
 # Wait until everybody has handled everything; nobody appends any more.
 sub drained
 {
@@ -135,16 +150,10 @@ sub some_load
 # without preloading: handlers go on with the next append, or esrs_start_workers()
 # ---------------------------------------------------------------------------
 
-# kill -9 of a worker takes the whole server through recovery
 for my $round (1, 2)
 {
 	some_load();
-	my $pid = sql($worker);
-	my $log = log_size($node);
-	is(kill('KILL', $pid), 1, "kill -9 of the worker, $round");
-	$node->wait_for_log(qr/was terminated by signal 9/, $log);
-	stop_load();
-	$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
+	kill_worker("without preloading, $round");
 	is(sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'esrs%'"), '0', 'without preloading nobody comes by himself');
 }
 is(sql('SELECT esrs_start_workers()'), 't', 'esrs_start_workers()');
@@ -181,12 +190,7 @@ for my $round (1 .. 3)
 	drained("preloaded, immediate stop $round: with nobody to append");
 }
 some_load();
-my $pid = sql($worker);
-my $log = log_size($node);
-kill('KILL', $pid);
-$node->wait_for_log(qr/was terminated by signal 9/, $log);
-stop_load();
-$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
+kill_worker('preloaded');
 reaches("SELECT EXISTS ($worker)", 'preloaded: after kill -9 a worker is there');
 drained('preloaded, kill -9: with nobody to append');
 $node->stop('fast');
