@@ -61,6 +61,7 @@ static bool in_place = false;
 static List *units = NIL;
 static uint64 known_generation = 0;
 static char version[64];
+static bool superseded = false; /* the extension has another version by now */
 static int64 head = 0;			/* of the last look around */
 
 /* ------------------------------------------------------------------------
@@ -144,7 +145,8 @@ extension_is_ours(void)
 		return false;
 	if (version[0] == '\0')
 		strlcpy(version, now, sizeof(version));
-	return strcmp(version, now) == 0;
+	superseded = strcmp(version, now) != 0;
+	return !superseded;
 }
 
 /*
@@ -489,5 +491,12 @@ esrs_worker_main(Datum main_arg)
 		sleep_after_error(pause);
 	}
 	release();
+
+	/*
+	 * writers relied upon this worker; another version is another one's to
+	 * serve
+	 */
+	if (superseded && !ShutdownRequestPending)
+		(void) esrs_wakeup_start(slot, my_index);
 	proc_exit(0);
 }
