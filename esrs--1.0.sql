@@ -208,6 +208,22 @@ CREATE TABLE esrs.deletions (
 
 CREATE INDEX deletions_feed ON esrs.deletions (aggregate, position);
 
+-- Not dumped: what is lost is folded again.  A row is replaced in its place, so
+-- that part of each page is left for its next version.
+CREATE TABLE esrs.snapshots (
+    aggregate_id uuid NOT NULL,
+    aggregate text NOT NULL,
+    sequence_number int NOT NULL,
+    event_id uuid NOT NULL,
+    occurred_on timestamptz NOT NULL,
+    fingerprint bytea NOT NULL,
+    checksum bigint NOT NULL,
+    state jsonb NOT NULL,
+    PRIMARY KEY (aggregate_id, aggregate)
+) WITH (fillfactor = 70);
+
+CREATE INDEX snapshots_aggregate ON esrs.snapshots (aggregate);
+
 COMMENT ON SEQUENCE esrs.position_seq IS 'positions of all events of this database';
 COMMENT ON SEQUENCE esrs.handler_ordinal_seq IS 'order of registration of event handlers';
 COMMENT ON TABLE esrs.aggregates IS 'registered aggregates';
@@ -228,6 +244,11 @@ COMMENT ON COLUMN esrs.checkpoints.failing IS 'the event that is being retried';
 COMMENT ON COLUMN esrs.checkpoints.handed IS 'positions that a poll has handed out and that are not acknowledged';
 COMMENT ON COLUMN esrs.checkpoints.handed_safe IS 'where the checkpoint goes when all of them are';
 COMMENT ON TABLE esrs.dead_letters IS 'events that a handler has given up, and those parked behind them';
+COMMENT ON TABLE esrs.snapshots IS 'states of instances, so that loading needs only the events after them';
+COMMENT ON COLUMN esrs.snapshots.event_id IS 'the event with that sequence_number';
+COMMENT ON COLUMN esrs.snapshots.occurred_on IS 'the latest of all events so far';
+COMMENT ON COLUMN esrs.snapshots.fingerprint IS 'of the functions that made the state; with others it is not used';
+COMMENT ON COLUMN esrs.snapshots.checksum IS 'of the row; an edited one is not used';
 COMMENT ON TABLE esrs.deletions IS 'deleted instances, as the feed tells them';
 
 SELECT pg_catalog.pg_extension_config_dump('esrs.position_seq', '');
@@ -603,6 +624,54 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'esrs_nack';
 
 -- ---------------------------------------------------------------------------
+-- History: all instances of an aggregate at once
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.esrs_states(
+    aggregate text,
+    at_time timestamptz DEFAULT NULL
+)
+RETURNS SETOF @extschema@.esrs_state
+LANGUAGE C VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'esrs_states';
+
+-- The transition function of the aggregates <name>_state.
+CREATE FUNCTION esrs.fold(state jsonb, payload jsonb, version int)
+RETURNS jsonb
+LANGUAGE C STABLE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'esrs_fold';
+
+CREATE FUNCTION @extschema@.esrs_diff(
+    aggregate text,
+    apply_event text DEFAULT NULL,
+    upcast text DEFAULT NULL,
+    to_event text DEFAULT NULL,
+    initial_state jsonb DEFAULT NULL,
+    event_version int DEFAULT NULL,
+    handler text DEFAULT NULL,
+    OUT aggregate_id uuid,
+    OUT sequence_number int,
+    OUT state jsonb,
+    OUT new_state jsonb,
+    OUT error text
+)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_diff';
+
+CREATE FUNCTION @extschema@.esrs_verify(
+    aggregate text,
+    OUT severity text,
+    OUT aggregate_id uuid,
+    OUT sequence_number int,
+    OUT problem text,
+    OUT hint text
+)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_verify';
+
+-- ---------------------------------------------------------------------------
 -- Testing and health
 -- ---------------------------------------------------------------------------
 
@@ -817,5 +886,9 @@ COMMENT ON FUNCTION @extschema@.esrs_ack(text, bigint, text) IS 'the events of a
 COMMENT ON FUNCTION @extschema@.esrs_nack(text, text, interval, text) IS 'give the events of a poll back';
 COMMENT ON FUNCTION esrs.consumers() IS 'where asynchronous event handlers and subscriptions stand';
 COMMENT ON FUNCTION esrs.lock_hash(text) IS 'the classid of the locks with which writers of an aggregate publish bounds';
+COMMENT ON FUNCTION @extschema@.esrs_states(text, timestamptz) IS 'the states of all instances, now or at an earlier time';
+COMMENT ON FUNCTION esrs.fold(jsonb, jsonb, int) IS 'one step of an aggregate <name>_state';
+COMMENT ON FUNCTION @extschema@.esrs_diff(text, text, text, text, jsonb, int, text) IS 'instances whose state would differ if the aggregate had other functions; writes nothing';
+COMMENT ON FUNCTION @extschema@.esrs_verify(text) IS 'what is wrong with the events, folds and snapshots of an aggregate; no row means nothing';
 COMMENT ON FUNCTION @extschema@.esrs_test(text, jsonb[], jsonb, jsonb[], text) IS 'given events, when a command comes, then expect events or a rejection: one line of TAP';
 COMMENT ON FUNCTION @extschema@.esrs_check() IS 'find, and where possible repair, what is wrong with aggregates and handlers';

@@ -230,7 +230,7 @@ SELECT options, regexp_replace(try(format('SELECT esrs_alter_aggregate(''alt'', 
     '{"event_version": "1"}', '{"event_version": true}', '{"event_version": {}}', '{"event_version": -1}',
     '{"upcast": 1}', '{"upcast": ["upcast(jsonb,int)"]}', '{"handler": true}', '{"notify": 1}', '{"notify": "x"}', '{"notify_payload": "x"}',
     '{"notify_payload": {}}', '{"event_id_format": 4}', '{"event_id_format": "v9"}', '{"event_type_path": 1}',
-    '{"snapshot_every": 10}']) AS options
+    '{"snapshot_every": 0}']) AS options
 \g (format=unaligned tuples_only=on)
 SELECT options = :'before' AS unchanged FROM row;
 SELECT try($$SELECT esrs_alter_aggregate('alt', NULL)$$);

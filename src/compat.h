@@ -36,6 +36,9 @@ extern PGDLLEXPORT void _PG_init(void);
 #define esrs_proc_aclcheck(oid, role, mode) object_aclcheck(ProcedureRelationId, oid, role, mode)
 #endif
 
+/* for what must not outlive a major version */
+#define ESRS_SERVER_MAJOR	(PG_VERSION_NUM / 10000)
+
 #if PG_VERSION_NUM < 170000
 #define ESRS_MY_LXID	(MyProc->lxid)
 #else

@@ -23,6 +23,7 @@ int			esrs_config_max_workers = 2;
 int			esrs_config_notify = ESRS_NOTIFY_WORKER;
 int			esrs_config_notify_payload = ESRS_PAYLOAD_REFERENCE;
 int			esrs_config_poll_interval = 1000;
+int			esrs_config_state_cache_size = 8 * 1024;
 int			esrs_config_worker_idle_timeout = 20 * 1000;
 
 static const struct config_enum_entry notify_options[] = {
@@ -100,6 +101,14 @@ esrs_config_define(void)
 							&esrs_config_poll_interval,
 							1000, 10, 60 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("esrs.state_cache_size",
+							"Sets how much memory a session uses to keep states of instances between commands.",
+							"0: none are kept.",
+							&esrs_config_state_cache_size,
+							8 * 1024, 0, MAX_KILOBYTES,
+							PGC_USERSET, GUC_UNIT_KB,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("esrs.worker_idle_timeout",

@@ -35,6 +35,7 @@ extern int	esrs_config_max_workers;
 extern int	esrs_config_notify;
 extern int	esrs_config_notify_payload;
 extern int	esrs_config_poll_interval;	/* milliseconds */
+extern int	esrs_config_state_cache_size;	/* kilobytes */
 extern int	esrs_config_worker_idle_timeout;	/* milliseconds; 0: never */
 
 extern void esrs_config_define(void);

@@ -17,6 +17,7 @@
 #include "catalog/demand.h"
 #include "compat.h"
 #include "config.h"
+#include "engine/snapshots.h"
 #include "handler/consumer.h"
 #include "handler/transactional.h"
 #include "signal/notify.h"
@@ -39,5 +40,6 @@ _PG_init(void)
 	esrs_transactional_init();
 	esrs_consumer_init();
 	esrs_notify_init();
+	esrs_snapshots_init();
 	esrs_launcher_init();
 }

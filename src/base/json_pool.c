@@ -24,6 +24,7 @@
 
 #include "base/errors.h"
 #include "base/json_pool.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 
 /* The pool of the callback that is running, or NULL. */
@@ -201,4 +202,38 @@ esrs_json_pool_attached(int rc, struct json_object *child)
 	if (child != NULL)
 		esrs_json_pool_take(child);
 	return rc;
+}
+
+/*
+ * About how much memory an object takes with all its parts, in bytes.  json-c
+ * does not tell: what is counted here are its structs as of version 0.16.
+ */
+Size
+esrs_json_size(struct json_object *object)
+{
+	Size		size = 64;
+	struct lh_entry *entry;
+
+	check_stack_depth();
+	switch (json_object_get_type(object))
+	{
+		case json_type_object:
+			size += sizeof(struct lh_table) +
+				json_object_get_object(object)->size * sizeof(struct lh_entry);
+			lh_foreach(json_object_get_object(object), entry)
+				size += strlen(lh_entry_k(entry)) + 24 +
+				esrs_json_size((struct json_object *) lh_entry_v(entry));
+			break;
+		case json_type_array:
+			size += json_object_array_length(object) * 2 * sizeof(void *) + 64;
+			for (size_t i = 0; i < json_object_array_length(object); i++)
+				size += esrs_json_size(json_object_array_get_idx(object, i));
+			break;
+		case json_type_string:
+			size += json_object_get_string_len(object);
+			break;
+		default:
+			break;
+	}
+	return size;
 }

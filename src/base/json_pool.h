@@ -44,6 +44,8 @@ extern bool esrs_json_pool_untrack(struct json_object *object);
 extern struct json_object *esrs_json_pool_take(struct json_object *object);
 extern int	esrs_json_pool_attached(int rc, struct json_object *child);
 
+extern Size esrs_json_size(struct json_object *object);
+
 extern void esrs_json_out_of_memory(void) pg_attribute_noreturn();
 
 #endif							/* ESRS_BASE_JSON_POOL_H */

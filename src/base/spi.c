@@ -143,6 +143,35 @@ esrs_spi_run(const char *query, int nargs, Oid *types, Datum *values,
 	return SPI_processed;
 }
 
+/*
+ * Open a cursor for a SELECT that reads with the given snapshot, as the current
+ * user.  It goes with the connection, unless SPI_cursor_close() comes before.
+ */
+Portal
+esrs_spi_open(const char *query, int nargs, Oid *types, Datum *values, Snapshot snapshot)
+{
+	MemoryContext before = CurrentMemoryContext;
+	SPIPlanPtr	plan = esrs_spi_prepare_once(query, nargs, types);
+	Portal		cursor;
+
+	PushActiveSnapshot(snapshot);
+	cursor = SPI_cursor_open(NULL, plan, values, NULL, true);
+	PopActiveSnapshot();
+	MemoryContextSwitchTo(before);
+	return cursor;
+}
+
+/* Fetch the next rows of a cursor; returns their number. */
+uint64
+esrs_spi_fetch(Portal cursor, int64 count)
+{
+	MemoryContext before = CurrentMemoryContext;
+
+	SPI_cursor_fetch(cursor, true, count);
+	MemoryContextSwitchTo(before);
+	return SPI_processed;
+}
+
 /* Execute a utility command, as the current user and with his search_path. */
 void
 esrs_spi_utility(const char *command)

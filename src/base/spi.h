@@ -24,6 +24,9 @@ extern uint64 esrs_spi_run(const char *query, int nargs, Oid *types, Datum *valu
 						   const char *nulls, int expected);
 extern uint64 esrs_spi_select_latest(const char *query, int nargs, Oid *types, Datum *values);
 extern SPIPlanPtr esrs_spi_prepare_once(const char *query, int nargs, Oid *types);
+extern Portal esrs_spi_open(const char *query, int nargs, Oid *types, Datum *values,
+							Snapshot snapshot);
+extern uint64 esrs_spi_fetch(Portal cursor, int64 count);
 extern void esrs_spi_utility(const char *command);
 extern char *esrs_spi_text(uint64 row, int column);
 extern Datum esrs_spi_column(uint64 row, int column, bool *isnull);

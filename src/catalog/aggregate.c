@@ -44,6 +44,9 @@ typedef struct CacheEntry
 static HTAB *cache = NULL;
 static List *retired = NIL;		/* of EsrsAggregate, in TopMemoryContext */
 
+/* Goes up whenever a function of the database has changed, whichever. */
+static uint64 code_epoch = 1;
+
 /* The entry that is being read, and whether what was read is still true. */
 static EsrsAggregate *loading = NULL;
 static bool loading_spoilt = false;
@@ -113,6 +116,7 @@ relation_changed(Datum arg, Oid relation)
 static void
 function_changed(Datum arg, int cacheid, uint32 hash)
 {
+	code_epoch++;
 	invalidate(InvalidOid, hash);
 }
 
@@ -156,6 +160,16 @@ esrs_aggregate_init(void)
 	CacheRegisterSyscacheCallback(PROCOID, function_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, schema_changed, (Datum) 0);
 	RegisterXactCallback(transaction_ended, NULL);
+}
+
+/*
+ * A number that changes when any function of the database does: a callback may
+ * call others, of which nobody knows.
+ */
+uint64
+esrs_aggregate_code_epoch(void)
+{
+	return code_epoch;
 }
 
 /* Trigger on the catalogs: every backend forgets what it read there. */
@@ -322,6 +336,33 @@ esrs_aggregate_lookup_locked(const char *name, LOCKMODE mode)
 			return agg;
 		UnlockRelationOid(events, mode);
 	}
+}
+
+/*
+ * The fingerprint of what folds states of the aggregate; NULL if there are no
+ * snapshots of it, or none that could be trusted.
+ */
+const uint8 *
+esrs_aggregate_fingerprint(EsrsAggregate *agg)
+{
+	if (agg->snapshot_every == 0 || !agg->unchanging || !agg->pinned)
+		return NULL;
+	while (agg->fingerprint_epoch != code_epoch)
+	{
+		/* reading the catalogs may bring the next change to light */
+		uint64		epoch = code_epoch;
+		MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "esrs fingerprint",
+													  ALLOCSET_DEFAULT_SIZES);
+		MemoryContext before = MemoryContextSwitchTo(context);
+
+		agg->has_fingerprint = esrs_definition_fingerprint(&agg->routine, &agg->guard,
+														   sizeof(agg->guard),
+														   agg->fingerprint);
+		MemoryContextSwitchTo(before);
+		MemoryContextDelete(context);
+		agg->fingerprint_epoch = epoch;
+	}
+	return agg->has_fingerprint ? agg->fingerprint : NULL;
 }
 
 /*

@@ -10,10 +10,12 @@
 
 #include "postgres.h"
 
+#include "catalog/event_table.h"
 #include "config.h"
 #include "executor/spi.h"
 #include "nodes/pg_list.h"
 #include "storage/lockdefs.h"
+#include "user/definition.h"
 #include "user/routine.h"
 
 /* Statements on the events table, prepared by store/ when first needed. */
@@ -58,6 +60,16 @@ typedef struct EsrsAggregate
 	bool		v4_ids;
 	int			notify;			/* EsrsNotifyMode, or -1: as the setting says */
 	int			notify_payload; /* EsrsNotifyPayload, or -1 */
+
+	/* what may be kept of states */
+	uint64		meaning;		/* hash of what folds states, and of the guard */
+	bool		unchanging;		/* its guard lets nobody change history */
+	bool		pinned;			/* states do not depend on who folds them */
+	int32		snapshot_every; /* 0: no snapshots */
+	EsrsGuardStamp guard;		/* if unchanging */
+	uint64		fingerprint_epoch;	/* of the code for which this was made: */
+	bool		has_fingerprint;
+	uint8		fingerprint[ESRS_FINGERPRINT_LENGTH];
 	EsrsRoutine routine;
 	List	   *handlers;		/* of EsrsHandler, in order of registration */
 	SPIPlanPtr	plans[ESRS_PLAN_COUNT];
@@ -70,6 +82,8 @@ extern EsrsAggregate *esrs_aggregate_find(const char *name, bool missing_ok);
 extern EsrsAggregate *esrs_aggregate_lookup(const char *name);
 extern EsrsAggregate *esrs_aggregate_lookup_locked(const char *name, LOCKMODE mode);
 extern void esrs_aggregate_init(void);
+extern uint64 esrs_aggregate_code_epoch(void);
+extern const uint8 *esrs_aggregate_fingerprint(EsrsAggregate *agg);
 extern uint32 esrs_aggregate_hash(const char *name);
 extern void esrs_aggregate_check_command_right(EsrsAggregate *agg);
 extern void esrs_aggregate_check_table_right(EsrsAggregate *agg, uint64 mode);

@@ -19,6 +19,7 @@
 #include "catalog/event_table.h"
 #include "catalog/extension.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "compat.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -276,6 +277,28 @@ esrs_aggregate_trusts(const EsrsHandler *handler, Oid function, bool deletion)
 }
 
 /*
+ * A hash that is the same as long as a state that was folded before is still
+ * what a fold would give now, but for what esrs_aggregate_code_epoch() tells.
+ */
+static uint64
+meaning(EsrsAggregate *agg)
+{
+	EsrsRoutine *routine = &agg->routine;
+	int			constants[] = {routine->kind, routine->has_version, routine->event_version,
+		agg->pinned, agg->owner
+	};
+	uint64		hash = hash_bytes_extended((unsigned char *) constants, sizeof(constants), 0);
+
+	hash = hash_bytes_extended((unsigned char *) &agg->guard, sizeof(agg->guard), hash);
+	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
+		hash = hash_bytes_extended((unsigned char *) &routine->functions[i].oid, sizeof(Oid), hash);
+	if (routine->initial_state != NULL)
+		hash = hash_bytes_extended((unsigned char *) routine->initial_state,
+								   VARSIZE(routine->initial_state), hash);
+	return hash;
+}
+
+/*
  * Fill an aggregate whose name, hash and context are set, and all of whose
  * parts live in that context.  False if there is none of that name.
  *
@@ -300,7 +323,8 @@ esrs_aggregate_load(EsrsAggregate *agg)
 						  " initial_state, event_version, event_id_format,"
 						  " event_type_path, notify, notify_payload, adopted,"
 						  " apply_event IS NOT NULL, upcast IS NOT NULL,"
-						  " from_event IS NOT NULL, to_event IS NOT NULL"
+						  " from_event IS NOT NULL, to_event IS NOT NULL,"
+						  " coalesce(snapshot_every, 0)"
 						  " FROM esrs.aggregates WHERE name OPERATOR(pg_catalog.=) $1", name);
 	if (found > 0)
 	{
@@ -310,6 +334,7 @@ esrs_aggregate_load(EsrsAggregate *agg)
 		given[ESRS_CALLBACK_HANDLE_COMMAND] = bool_column(0, 3);
 		for (int i = ESRS_CALLBACK_APPLY_EVENT; i < ESRS_CALLBACK_COUNT; i++)
 			given[i] = bool_column(0, 11 + i - ESRS_CALLBACK_APPLY_EVENT);
+		agg->snapshot_every = DatumGetInt32(esrs_spi_column(0, 15, &isnull));
 		load_handlers(agg);
 	}
 	esrs_spi_end();
@@ -323,6 +348,10 @@ esrs_aggregate_load(EsrsAggregate *agg)
 	agg->owner = info.owner;
 	agg->table = MemoryContextStrdup(agg->context, info.table);
 	agg->sequence_index_name = MemoryContextStrdup(agg->context, get_rel_name(info.sequence_index));
+	agg->unchanging = info.refuses;
+	agg->guard = info.guard;
 	load_functions(agg, given, &info);
+	agg->pinned = esrs_definition_all_pinned(&agg->routine);
+	agg->meaning = meaning(agg);
 	return true;
 }

@@ -232,6 +232,22 @@ esrs_aggregate_row_delete(const char *name)
 	esrs_security_restore(&before);
 }
 
+/* Forget the snapshots of an aggregate. */
+void
+esrs_aggregate_row_delete_snapshots(const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	EsrsIdentity before;
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	(void) esrs_spi_run("DELETE FROM esrs.snapshots WHERE aggregate OPERATOR(pg_catalog.=) $1",
+						1, types, values, NULL, SPI_OK_DELETE);
+	esrs_spi_end();
+	esrs_security_restore(&before);
+}
+
 /* Forget the commands and deletions of an aggregate whose events are gone. */
 void
 esrs_aggregate_row_delete_history(const char *name)

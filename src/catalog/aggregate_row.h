@@ -30,6 +30,7 @@ typedef struct EsrsAggregateOptions
 	char	   *notify;
 	char	   *notify_payload;
 	Oid			registered_by;
+	char	   *snapshots;		/* not stored: what to do with them, or NULL */
 } EsrsAggregateOptions;
 
 extern bool esrs_aggregate_row_read(const char *name, Oid *events, bool *adopted,
@@ -40,5 +41,6 @@ extern char *esrs_aggregate_row_of_table(Oid events);
 extern void esrs_aggregate_row_lock_consumers(const char *name);
 extern void esrs_aggregate_row_delete(const char *name);
 extern void esrs_aggregate_row_delete_history(const char *name);
+extern void esrs_aggregate_row_delete_snapshots(const char *name);
 
 #endif							/* ESRS_CATALOG_AGGREGATE_ROW_H */

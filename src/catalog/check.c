@@ -13,21 +13,19 @@
 
 #include "catalog/check.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "base/security.h"
 #include "base/spi.h"
+#include "catalog/aggregate_row.h"
 #include "catalog/event_table.h"
 #include "catalog/extension.h"
-#include "catalog/pg_language.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "catalog/register.h"
+#include "catalog/state_aggregate.h"
 #include "compat.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "user/routine.h"
-#include "utils/array.h"
+#include "user/definition.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
@@ -144,6 +142,27 @@ update_signatures(Subject *s, List *callbacks)
 	}
 }
 
+/* What took the default away may have taken the aggregates <name>_state as well. */
+static void
+repair_state_aggregates(Subject *s, List *callbacks)
+{
+	ListCell   *lc = list_head(callbacks);
+	EsrsAggregateOptions o;
+	Oid			events;
+	bool		adopted;
+
+	if (!esrs_aggregate_row_read(s->name, &events, &adopted, &o))
+		return;
+	for (int i = 0; i < ESRS_CALLBACK_COUNT && lc != NULL; i++)
+	{
+		if (s->functions[i] == NULL)
+			continue;
+		o.functions[i] = lfirst_oid(lc);
+		lc = lnext(callbacks, lc);
+	}
+	esrs_state_aggregate_update(s->events, s->name, NULL, &o);
+}
+
 /* Tie a table that has lost its default to its functions again. */
 static void
 repair_default(Findings *f, Subject *s)
@@ -194,6 +213,7 @@ repair_default(Findings *f, Subject *s)
 									  "EXECUTE on it is the right to command: GRANT it to the roles that may.");
 	esrs_spi_begin();
 	esrs_event_table_set_default(s->events, s->name, callbacks);
+	repair_state_aggregates(s, callbacks);
 	esrs_spi_end();
 	report(f, "repaired", s->name,
 		   psprintf("the default of column \"position\" of table %s was lost", info.table), NULL);
@@ -211,40 +231,6 @@ check_positions(Findings *f, Subject *s, EsrsTableInfo *info)
 						greatest, info->table), NULL);
 }
 
-/*
- * Does a function mean the same whatever the caller's search_path is?  One in
- * C does, one with a body that was parsed at creation, and one that sets it.
- */
-static bool
-is_pinned(Oid function)
-{
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Form_pg_proc proc;
-	bool		isnull;
-	Datum		config;
-	bool		pinned;
-
-	if (!HeapTupleIsValid(tuple))
-		return true;
-	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	pinned = proc->prolang == ClanguageId || proc->prolang == INTERNALlanguageId;
-	(void) SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosqlbody, &isnull);
-	pinned |= !isnull;
-	config = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proconfig, &isnull);
-	if (!isnull)
-	{
-		Datum	   *settings;
-		int			n;
-
-		deconstruct_array(DatumGetArrayTypeP(config), TEXTOID, -1, false, TYPALIGN_INT,
-						  &settings, NULL, &n);
-		for (int i = 0; i < n; i++)
-			pinned |= strncmp(TextDatumGetCString(settings[i]), "search_path=", 12) == 0;
-	}
-	ReleaseSysCache(tuple);
-	return pinned;
-}
-
 /* What a commander can make a callback mean by his search_path. */
 static void
 check_pinned(Findings *f, Subject *s, List *callbacks)
@@ -255,7 +241,7 @@ check_pinned(Findings *f, Subject *s, List *callbacks)
 	{
 		char	   *function = format_procedure(lfirst_oid(lc));
 
-		if (is_pinned(lfirst_oid(lc)))
+		if (esrs_definition_is_pinned(lfirst_oid(lc)))
 			continue;
 		report(f, "warning", s->name,
 			   psprintf("the search_path of whoever commands decides what function %s means",

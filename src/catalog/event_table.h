@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "nodes/pg_list.h"
+#include "storage/itemptr.h"
 #include "utils/relcache.h"
 #include "utils/reltrigger.h"
 
@@ -38,6 +39,18 @@ typedef enum EsrsTableCondition
 	ESRS_TABLE_NO_DEFAULT		/* "position" does not name this aggregate */
 } EsrsTableCondition;
 
+/*
+ * One version of the guard's row in pg_trigger.  Whoever has switched the guard
+ * off and on again, or made it anew, has changed this.
+ */
+typedef struct EsrsGuardStamp
+{
+	Oid			trigger;
+	TransactionId xmin;
+	BlockNumber block;
+	OffsetNumber offset;
+} EsrsGuardStamp;
+
 typedef struct EsrsTableInfo
 {
 	Oid			owner;
@@ -46,6 +59,9 @@ typedef struct EsrsTableInfo
 	List	   *callbacks;		/* OIDs that the default names, in order */
 	char	   *problem;		/* what is wrong, if FOREIGN */
 	bool		guarded;		/* the guard is there and enabled */
+	bool		refuses;		/* and it lets nothing but esrs_delete()
+								 * through */
+	EsrsGuardStamp guard;		/* which one it is, if it refuses */
 } EsrsTableInfo;
 
 extern EsrsTableCondition esrs_event_table_inspect(Oid events, const char *name,

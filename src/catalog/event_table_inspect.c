@@ -28,6 +28,7 @@
 #include "nodes/primnodes.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -228,6 +229,43 @@ esrs_event_table_guard(Relation rel)
 	return NULL;
 }
 
+/* Does the guard refuse whatever would change the history of an instance? */
+static bool
+guard_refuses(const Trigger *guard)
+{
+	return guard->tgenabled == TRIGGER_FIRES_ALWAYS && !TRIGGER_FOR_ROW(guard->tgtype) &&
+		TRIGGER_FOR_BEFORE(guard->tgtype) && TRIGGER_FOR_UPDATE(guard->tgtype) &&
+		guard->tgnattr == 0 && TRIGGER_FOR_DELETE(guard->tgtype) &&
+		TRIGGER_FOR_TRUNCATE(guard->tgtype) && guard->tgqual == NULL &&
+		guard->tgnargs == 2 && strcmp(guard->tgargs[1], "refuse") == 0;
+}
+
+/* Which version of a trigger is it?  False if it is gone. */
+static bool
+read_stamp(Oid trigger, EsrsGuardStamp *stamp)
+{
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	memset(stamp, 0, sizeof(*stamp));
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		stamp->trigger = trigger;
+		stamp->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+		stamp->block = ItemPointerGetBlockNumber(&tuple->t_self);
+		stamp->offset = ItemPointerGetOffsetNumber(&tuple->t_self);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return OidIsValid(stamp->trigger);
+}
+
 /* The qualified, quoted name of a table, in the current context. */
 char *
 esrs_event_table_name(Oid events)
@@ -265,6 +303,8 @@ esrs_event_table_inspect(Oid events, const char *name, EsrsTableInfo *info)
 
 		info->sequence_index = find_sequence_index(rel);
 		info->guarded = guard != NULL && guard->tgenabled == TRIGGER_FIRES_ALWAYS;
+		info->refuses = guard != NULL && guard_refuses(guard) &&
+			read_stamp(guard->tgoid, &info->guard);
 		if (!esrs_event_table_names(rel, name, &info->callbacks))
 			condition = ESRS_TABLE_NO_DEFAULT;
 	}

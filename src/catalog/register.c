@@ -22,16 +22,19 @@
 #include "base/security.h"
 #include "base/spi.h"
 #include "catalog/aggregate.h"
+#include "catalog/aggregate_options.h"
 #include "catalog/aggregate_row.h"
 #include "catalog/event_table.h"
 #include "catalog/extension.h"
 #include "catalog/options.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "catalog/state_aggregate.h"
 #include "compat.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "user/definition.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -43,17 +46,6 @@ PG_FUNCTION_INFO_V1(esrs_aggregate_handler_out);
 PG_FUNCTION_INFO_V1(esrs_register_aggregate);
 PG_FUNCTION_INFO_V1(esrs_alter_aggregate);
 PG_FUNCTION_INFO_V1(esrs_unregister_aggregate);
-
-static const char *const option_names[] = {
-	"handler", "handle_command", "apply_event", "initial_state", "upcast",
-	"from_event", "to_event", "event_version", "snapshot_every",
-	"event_id_format", "event_type_path", "unique_event_id", "append_only",
-	"notify", "notify_payload"
-};
-
-static const char *const id_formats[] = {"v4", "v7"};
-static const char *const notify_modes[] = {"commit", "off", "worker"};
-static const char *const notify_payloads[] = {"event", "reference"};
 
 /* ------------------------------------------------------------------------
  * The type of handler functions: it has no values
@@ -100,16 +92,20 @@ esrs_register_name_arg(FunctionCallInfo fcinfo, int n, const char *what)
 	return text_to_cstring(PG_GETARG_TEXT_PP(n));
 }
 
-/*
- * Begin a change of the catalogs: refuse it where nothing may be written, and
- * let one happen at a time.
- */
+/* Refuse a change of the catalogs where nothing may be written. */
 void
-esrs_register_begin(const char *function)
+esrs_register_check_writable(const char *function)
 {
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
 	PreventCommandDuringRecovery(function);
+}
+
+/* Begin a change of the catalogs, and let one happen at a time. */
+void
+esrs_register_begin(const char *function)
+{
+	esrs_register_check_writable(function);
 	LockRelationOid(esrs_extension()->aggregates, ShareUpdateExclusiveLock);
 }
 
@@ -124,94 +120,9 @@ esrs_register_check_execute(Oid function)
 }
 
 /* ------------------------------------------------------------------------
- * Checking options
+ * Who may execute
  * ------------------------------------------------------------------------
  */
-
-/* Resolve signatures that are not resolved yet, and check all functions. */
-static void
-resolve(EsrsAggregateOptions *o)
-{
-	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
-	{
-		if (o->callbacks[i] == NULL)
-		{
-			o->functions[i] = InvalidOid;
-			continue;
-		}
-		if (!OidIsValid(o->functions[i]))
-		{
-			o->functions[i] = esrs_function_parse(o->callbacks[i]);
-			esrs_register_check_execute(o->functions[i]);
-		}
-		esrs_routine_check_function(i, o->functions[i], esrs_extension()->handler_type);
-		o->callbacks[i] = esrs_function_signature(o->functions[i]);
-	}
-}
-
-static void
-refuse(const char *message, const char *hint)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg_internal("%s", message),
-			 hint ? errhint("%s", hint) : 0));
-}
-
-/* Check that the options fit together, and each of them. */
-static void
-check_options(EsrsAggregateOptions *o)
-{
-	bool		sql = o->callbacks[ESRS_CALLBACK_HANDLE_COMMAND] != NULL ||
-	o->callbacks[ESRS_CALLBACK_APPLY_EVENT] != NULL;
-
-	if (o->callbacks[ESRS_CALLBACK_HANDLER] != NULL)
-	{
-		for (int i = ESRS_CALLBACK_HANDLE_COMMAND; i < ESRS_CALLBACK_COUNT; i++)
-			if (o->callbacks[i] != NULL)
-				refuse("a handler written in C cannot be combined with functions of SQL",
-					   "The handler's EsrsAggregateRoutine has a member for each of them.");
-		if (o->initial_state != NULL || !o->no_version)
-			refuse("a handler written in C sets its initial state and event version itself", NULL);
-	}
-	else if (sql && (o->callbacks[ESRS_CALLBACK_HANDLE_COMMAND] == NULL ||
-					 o->callbacks[ESRS_CALLBACK_APPLY_EVENT] == NULL))
-		refuse("an aggregate needs both handle_command and apply_event",
-			   "Without either it is a store for events that are persisted without commands.");
-	else if (!sql && o->initial_state != NULL)
-		refuse("a store without logic has no initial state", NULL);
-
-	if (!o->no_version && o->event_version < 0)
-		refuse("option \"event_version\" must not be negative", NULL);
-	if (!o->no_snapshots)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("snapshots are not supported by this version of esrs"),
-				 errhint("Leave the option \"%s\" out.", "snapshot_every")));
-	esrs_options_check_choice("event_id_format", o->event_id_format, id_formats,
-							  lengthof(id_formats));
-	if (o->notify != NULL)
-		esrs_options_check_choice("notify", o->notify, notify_modes, lengthof(notify_modes));
-	if (o->notify_payload != NULL)
-		esrs_options_check_choice("notify_payload", o->notify_payload, notify_payloads,
-								  lengthof(notify_payloads));
-	if (o->initial_state != NULL)
-		esrs_jsonb_check_limits(o->initial_state, "initial state");
-
-	resolve(o);
-	if (OidIsValid(o->functions[ESRS_CALLBACK_HANDLER]))
-	{
-		EsrsRoutine routine = {.kind = ESRS_KIND_C};
-
-		routine.functions[ESRS_CALLBACK_HANDLER].oid = o->functions[ESRS_CALLBACK_HANDLER];
-		esrs_routine_load_c(&routine);
-	}
-	if (OidIsValid(o->functions[ESRS_CALLBACK_APPLY_EVENT]) &&
-		func_volatile(o->functions[ESRS_CALLBACK_APPLY_EVENT]) == PROVOLATILE_VOLATILE)
-		ereport(DEBUG1,
-				(errmsg_internal("function %s is VOLATILE",
-								 o->callbacks[ESRS_CALLBACK_APPLY_EVENT])));
-}
 
 /* May everybody EXECUTE the function? */
 bool
@@ -342,6 +253,32 @@ esrs_register_lock_owned(const char *aggregate, Oid events, Oid registered_by, L
  * ------------------------------------------------------------------------
  */
 
+/* The engine folds, this layer does not. */
+static void (*rebuild_snapshots) (const char *aggregate) = NULL;
+
+/* Who makes the snapshots of an aggregate anew.  Called once, at load. */
+void
+esrs_register_set_rebuild_hook(void (*hook) (const char *aggregate))
+{
+	rebuild_snapshots = hook;
+}
+
+/* After a change: drop snapshots that are of no use any more, or do as is asked. */
+static void
+alter_snapshots(const char *name, EsrsAggregateOptions *o)
+{
+	bool		rebuild = o->snapshots != NULL && strcmp(o->snapshots, "rebuild") == 0;
+
+	if (rebuild)
+		rebuild_snapshots(name);
+	else if (o->snapshots != NULL || o->no_snapshots || !o->append_only)
+		esrs_aggregate_row_delete_snapshots(name);
+	if (!o->no_snapshots && !o->append_only && !rebuild)
+		ereport(NOTICE,
+				(errmsg("no snapshots are taken of aggregate \"%s\" while \"append_only\" is false",
+						name)));
+}
+
 /* esrs_register_aggregate(name, ...) returns regclass */
 Datum
 esrs_register_aggregate(PG_FUNCTION_ARGS)
@@ -393,7 +330,7 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 	o.notify_payload = esrs_register_text_arg(fcinfo, 15);
 
 	o.registered_by = GetUserId();
-	check_options(&o);
+	esrs_aggregate_options_check(&o);
 	close_to_public(&o);
 	esrs_spi_begin();
 	events = esrs_event_table_create(name, &created, &adopted);
@@ -401,42 +338,15 @@ esrs_register_aggregate(PG_FUNCTION_ARGS)
 	esrs_event_table_set_guard(events, name, o.append_only);
 	if (o.unique_event_id)
 		esrs_event_table_set_unique_id(events, true);
+	esrs_state_aggregate_update(events, name, NULL, &o);
 	esrs_spi_end();
 	if (created)
 		esrs_aggregate_row_delete_history(name);
 	esrs_aggregate_row_write(name, events, adopted, &o, false);
 	CommandCounterIncrement();
 	(void) esrs_aggregate_lookup(name);
+	alter_snapshots(name, &o);
 	PG_RETURN_OID(events);
-}
-
-/*
- * Take over the options that the JSON object names; tell which functions it
- * names.
- */
-static void
-overlay(EsrsAggregateOptions *o, Jsonb *json, bool *named)
-{
-	EsrsOptions *options = esrs_options_open(json, option_names, lengthof(option_names));
-	char	   *before[ESRS_CALLBACK_COUNT];
-
-	memcpy(before, o->callbacks, sizeof(before));
-	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
-	{
-		esrs_options_text(options, esrs_callback_names[i], &o->callbacks[i], NULL);
-		named[i] = o->callbacks[i] != before[i];
-		if (named[i])
-			o->functions[i] = InvalidOid;
-	}
-	esrs_options_jsonb(options, "initial_state", &o->initial_state);
-	esrs_options_int(options, "event_version", &o->event_version, &o->no_version, 0);
-	esrs_options_int(options, "snapshot_every", &o->snapshot_every, &o->no_snapshots, 0);
-	esrs_options_text(options, "event_id_format", &o->event_id_format, "v7");
-	esrs_options_text(options, "event_type_path", &o->event_type_path, NULL);
-	esrs_options_bool(options, "unique_event_id", &o->unique_event_id, false);
-	esrs_options_bool(options, "append_only", &o->append_only, true);
-	esrs_options_text(options, "notify", &o->notify, NULL);
-	esrs_options_text(options, "notify_payload", &o->notify_payload, NULL);
 }
 
 /* esrs_alter_aggregate(name, options) returns void */
@@ -451,20 +361,35 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 	Oid			events;
 	bool		adopted;
 	bool		named[ESRS_CALLBACK_COUNT];
+	bool		quick;
 
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("options must not be null")));
-	esrs_register_begin("esrs_alter_aggregate()");
+	/* what takes long keeps others from registering no longer than it must */
+	quick = esrs_aggregate_options_only_snapshots(PG_GETARG_JSONB_P(1));
+	if (!quick)
+		esrs_register_begin("esrs_alter_aggregate()");
+	else
+		esrs_register_check_writable("esrs_alter_aggregate()");
 	if (!esrs_aggregate_row_read(name, &events, &adopted, &o))
 		esrs_aggregate_missing(name);
-	if (!esrs_register_lock_owned(name, events, o.registered_by, AccessExclusiveLock))
+	if (!esrs_register_lock_owned(name, events, o.registered_by,
+								  quick ? ShareUpdateExclusiveLock : AccessExclusiveLock))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("events table of aggregate \"%s\" does not exist", name),
 				 errhint("It was dropped. Call esrs_unregister_aggregate('%s') and register the aggregate again.",
 						 name)));
+
+	if (quick)
+	{
+		esrs_aggregate_options_overlay(&o, PG_GETARG_JSONB_P(1), named);
+		esrs_aggregate_options_check_snapshots(&o);
+		alter_snapshots(name, &o);
+		PG_RETURN_VOID();
+	}
 
 	/* the table's default follows functions that were renamed */
 	condition = esrs_event_table_inspect(events, name, &info);
@@ -481,8 +406,8 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 		}
 	}
 	old = o;
-	overlay(&o, PG_GETARG_JSONB_P(1), named);
-	check_options(&o);
+	esrs_aggregate_options_overlay(&o, PG_GETARG_JSONB_P(1), named);
+	esrs_aggregate_options_check(&o);
 	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
 	{
 		/* found by its name, which the caller did not give now */
@@ -508,10 +433,12 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 		esrs_event_table_set_guard(events, name, o.append_only);
 	if (old.unique_event_id != o.unique_event_id)
 		esrs_event_table_set_unique_id(events, o.unique_event_id);
+	esrs_state_aggregate_update(events, name, &old, &o);
 	esrs_spi_end();
 	esrs_aggregate_row_write(name, events, adopted, &o, true);
 	CommandCounterIncrement();
 	(void) esrs_aggregate_lookup(name);
+	alter_snapshots(name, &o);
 	PG_RETURN_VOID();
 }
 
@@ -534,6 +461,7 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 		char	   *table = esrs_event_table_name(events);
 
 		esrs_spi_begin();
+		esrs_state_aggregate_drop(events, name, &o);
 		if (!esrs_event_table_release(events, name, drop))
 			ereport(NOTICE,
 					(errmsg("table %s was left as it is", table),
@@ -544,6 +472,7 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 	else
 		drop = true;
 	esrs_aggregate_row_delete(name);
+	esrs_aggregate_row_delete_snapshots(name);
 	if (drop)
 		esrs_aggregate_row_delete_history(name);
 	PG_RETURN_VOID();

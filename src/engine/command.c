@@ -31,6 +31,7 @@
 #include "store/ledger.h"
 #include "store/lock.h"
 #include "store/read.h"
+#include "store/snapshot.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -273,6 +274,52 @@ lock_instance(EsrsAggregate *agg, const pg_uuid_t *id)
 	return esrs_aggregate_lookup(agg->name);
 }
 
+/*
+ * May the command be handled, and what does the aggregate decide?  Returns the
+ * events, or NIL with a rejection in the outcome.
+ */
+static List *
+judge_and_decide(EsrsCall *call, EsrsInstance *instance, EsrsCommand *command,
+				 Snapshot snapshot, EsrsOutcome *outcome)
+{
+	List	   *events;
+
+	esrs_state_check_current(instance);
+	judge_expected(command, instance);
+	judge_gone(instance, snapshot);
+	call->now = command_time(instance);
+	outcome->sequence_number = instance->sequence_number;
+	outcome->rejection = esrs_callback_decide(call, &instance->agg->routine, instance->state,
+											  command->command, command->catch_rejection,
+											  &events);
+	return events;
+}
+
+/*
+ * The same; after an error the state is kept: a refusal has changed nothing, and
+ * the next command comes soon.
+ */
+static List *
+decide(EsrsCall *call, EsrsInstance *instance, EsrsCommand *command, Snapshot snapshot,
+	   EsrsOutcome *outcome)
+{
+	List	   *volatile events = NIL;
+
+	PG_TRY();
+	{
+		events = judge_and_decide(call, instance, command, snapshot, outcome);
+	}
+	PG_CATCH();
+	{
+		/* code in C may have left it half changed */
+		if (!call->deciding)
+			esrs_state_keep(instance);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return events;
+}
+
 static void
 run_command(EsrsCommand *command, EsrsAggregate *agg, int depth, EsrsOutcome *outcome)
 {
@@ -297,18 +344,11 @@ run_command(EsrsCommand *command, EsrsAggregate *agg, int depth, EsrsOutcome *ou
 	}
 	instance = esrs_state_load(call, agg, &command->aggregate_id, ESRS_LOAD_ALL,
 							   snapshot, true);
-	esrs_state_check_current(instance);
-	judge_expected(command, instance);
-	judge_gone(instance, snapshot);
-
-	call->now = command_time(instance);
-	outcome->sequence_number = instance->sequence_number;
-	outcome->rejection = esrs_callback_decide(call, &agg->routine, instance->state,
-											  command->command, command->catch_rejection,
-											  &events);
+	events = decide(call, instance, command, snapshot, outcome);
 	PopActiveSnapshot();
 	if (outcome->rejection != NULL)
 	{
+		esrs_state_keep(instance);
 		if (!command->catch_rejection)
 			esrs_rejection_raise(outcome->rejection);
 		return;
@@ -317,15 +357,17 @@ run_command(EsrsCommand *command, EsrsAggregate *agg, int depth, EsrsOutcome *ou
 	outcome->records = make_records(call, instance, command, events);
 	esrs_append(agg, outcome->records);
 	esrs_state_advance(call, instance, outcome->records);
-	outcome->sequence_number = instance->sequence_number;
 	outcome->state = esrs_callback_state_json(call, &agg->routine, instance->state);
 	esrs_call_reset(call);
+	esrs_state_store(call, instance, outcome->sequence_number, outcome->state);
+	outcome->sequence_number = instance->sequence_number;
 	if (command->has_command_id)
 	{
 		digest.sequence_number = instance->sequence_number;
 		digest.nevents = list_length(outcome->records);
 		esrs_ledger_record_command(agg, &instance->id, &command->command_id, &digest);
 	}
+	esrs_state_keep(instance);
 	esrs_notify_appended(agg, outcome->records);
 	esrs_transactional_run(agg, outcome->records, depth);
 }
@@ -463,6 +505,8 @@ esrs_command_delete(const char *aggregate, const pg_uuid_t *id, bool permanent)
 		int64		position;
 
 		agg = lock_instance(agg, id);
+		if (agg->snapshot_every > 0)
+			(void) esrs_snapshot_lock(agg, ShareLock, true);
 		CommandCounterIncrement();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		instance = esrs_state_peek(agg, id, GetActiveSnapshot());
@@ -471,6 +515,8 @@ esrs_command_delete(const char *aggregate, const pg_uuid_t *id, bool permanent)
 		PopActiveSnapshot();
 		if (instance->sequence_number > 0)
 			n = esrs_ledger_delete_events(agg, id);
+		if (agg->snapshot_every > 0)
+			esrs_snapshot_delete(agg->name, id);
 		if (n > 0 || permanent)
 		{
 			position = esrs_ledger_record_deletion(agg, id, command_time(instance),

@@ -56,6 +56,7 @@ load(EsrsAggregate *agg, const pg_uuid_t *id, EsrsLoadLimit limit, bool locked)
 		result = esrs_datum_state(id, instance->sequence_number,
 								  esrs_callback_state_json(call, &agg->routine,
 														   instance->state));
+	esrs_state_keep(instance);
 	esrs_call_end(call);
 	return result;
 }

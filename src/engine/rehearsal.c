@@ -80,6 +80,7 @@ rehearse_body(Rehearsal *r)
 	}
 	r->rejection = esrs_callback_decide(call, &r->agg->routine, instance->state,
 										r->command, true, &r->events);
+	esrs_state_keep(instance);
 	PopActiveSnapshot();
 	esrs_call_end(call);
 }

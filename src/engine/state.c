@@ -13,10 +13,19 @@
 #include "engine/state.h"
 
 #include "access/xact.h"
+#include "base/errors.h"
+#include "base/jsonb_codec.h"
 #include "base/uuid.h"
+#include "config.h"
+#include "engine/state_cache.h"
 #include "miscadmin.h"
+#include "storage/lockdefs.h"
 #include "store/append.h"
 #include "store/read.h"
+#include "store/snapshot.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -25,6 +34,9 @@ typedef struct Fold
 	EsrsCall   *call;
 	EsrsInstance *instance;
 	EsrsLoadLimit limit;
+	bool		proving;		/* the first event must be the newest that is
+								 * known */
+	bool		disproved;
 } Fold;
 
 static bool
@@ -33,12 +45,20 @@ fold_event(EsrsRecord *record, void *arg)
 	Fold	   *fold = (Fold *) arg;
 	EsrsInstance *instance = fold->instance;
 
+	if (fold->proving)
+	{
+		fold->proving = false;
+		fold->disproved = record->sequence_number != instance->sequence_number ||
+			!esrs_uuid_equal(&record->id, &instance->last_id);
+		return !fold->disproved;
+	}
 	if (record->occurred_on > fold->limit.occurred_on)
 		return false;
 	esrs_event_fold(fold->call, &instance->agg->routine, instance->state, record);
+	instance->folded++;
 	instance->sequence_number = record->sequence_number;
 	instance->last_id = record->id;
-	instance->last_occurred_on = record->occurred_on;
+	instance->last_occurred_on = Max(instance->last_occurred_on, record->occurred_on);
 	return true;
 }
 
@@ -53,21 +73,193 @@ new_instance(EsrsAggregate *agg, const pg_uuid_t *id)
 	return instance;
 }
 
+/* A state that is too large to become JSON again is folded each time. */
+static bool
+fits_in_snapshot(Jsonb *state)
+{
+	return VARSIZE(state) / 1024 < esrs_config_max_payload_size;
+}
+
+/* ------------------------------------------------------------------------
+ * Loading
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * May the current user see all events of the aggregate?  Only then may he see a
+ * state that somebody else's fold has made.
+ */
+static bool
+may_see_all(EsrsAggregate *agg)
+{
+	return pg_class_aclcheck(agg->events, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(agg->events, InvalidOid, true) != RLS_ENABLED;
+}
+
+/* Begin with the instance's snapshot, if there is one that serves the limit. */
+static bool
+begin_with_snapshot(EsrsCall *call, EsrsInstance *instance, EsrsLoadLimit limit,
+					Snapshot snapshot)
+{
+	EsrsAggregate *agg = instance->agg;
+	EsrsSnapshot found;
+
+	if (agg->snapshot_every == 0 || esrs_aggregate_fingerprint(agg) == NULL ||
+		agg->fingerprint_epoch != instance->code_epoch ||
+		!esrs_callback_can_restore(&agg->routine) ||
+		esrs_snapshot_find(agg, &instance->id, snapshot, &found) != ESRS_SNAPSHOT_OK ||
+		found.sequence_number > limit.sequence_number ||
+		found.occurred_on > limit.occurred_on || !fits_in_snapshot(found.state))
+		return false;
+	instance->state = esrs_callback_restore_state(call, &agg->routine, found.state,
+												  CurrentMemoryContext);
+	esrs_call_reset(call);
+	instance->sequence_number = found.sequence_number;
+	instance->last_id = found.event_id;
+	instance->last_occurred_on = found.occurred_on;
+	return true;
+}
+
+/*
+ * Go on from what is known: prove that its newest event is there, and fold those
+ * after it.  False, and the instance is empty, if it is not; or if code has
+ * changed meanwhile, so that two kinds would have made one state.
+ */
+static bool
+go_on(EsrsCall *call, EsrsInstance *instance, EsrsLoadLimit limit, Snapshot snapshot,
+	  bool as_owner)
+{
+	Fold		fold = {.call = call,.instance = instance,.limit = limit,.proving = true};
+
+	esrs_read_instance(instance->agg, &instance->id, instance->sequence_number,
+					   limit.sequence_number, snapshot, as_owner, fold_event, &fold);
+	if (!fold.proving && !fold.disproved &&
+		instance->code_epoch == esrs_aggregate_code_epoch())
+		return true;
+	MemoryContextDelete(instance->state->context);
+	*instance = (EsrsInstance)
+	{
+		.agg = instance->agg,.id = instance->id,.keepable = instance->keepable,.last_occurred_on = DT_NOBEGIN,
+			.code_epoch = esrs_aggregate_code_epoch()
+	};
+	return false;
+}
+
 /*
  * Load an instance, in the current context, as the owner of the table or as
  * the current user.  One without events has number 0 and the initial state.
+ *
+ * What is known, from this backend's last command or a snapshot, need not be
+ * folded again.
  */
 EsrsInstance *
 esrs_state_load(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id,
 				EsrsLoadLimit limit, Snapshot snapshot, bool as_owner)
 {
 	EsrsInstance *instance = new_instance(agg, id);
-	Fold		fold = {call, instance, limit};
+	Fold		fold = {.call = call,.instance = instance,.limit = limit};
+	bool		newest = limit.sequence_number == PG_INT32_MAX && TIMESTAMP_IS_NOEND(limit.occurred_on);
 
+	instance->code_epoch = esrs_aggregate_code_epoch();
+	if (agg->unchanging && (as_owner || may_see_all(agg)))
+	{
+		instance->keepable = newest;
+		if (newest && esrs_state_cache_take(instance) &&
+			go_on(call, instance, limit, snapshot, as_owner))
+			return instance;
+		if (begin_with_snapshot(call, instance, limit, snapshot) &&
+			go_on(call, instance, limit, snapshot, as_owner))
+			return instance;
+	}
 	instance->state = esrs_callback_init_state(call, &agg->routine, CurrentMemoryContext);
 	esrs_call_reset(call);
 	esrs_read_instance(agg, id, 1, limit.sequence_number, snapshot, as_owner,
 					   fold_event, &fold);
+	return instance;
+}
+
+/*
+ * Keep the state for the next command of this backend.  It is not used any more
+ * here.
+ */
+void
+esrs_state_keep(EsrsInstance *instance)
+{
+	if (instance->keepable)
+		esrs_state_cache_put(instance);
+}
+
+/* ------------------------------------------------------------------------
+ * Snapshots
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * A C struct must be the same after a way through its JSON.  Where it is not, the
+ * library must be mended; a command is not refused for it.
+ */
+static bool
+survives(EsrsCall *call, EsrsInstance *instance, Jsonb *state)
+{
+	EsrsAggregate *agg = instance->agg;
+	EsrsState  *copy;
+	bool		same;
+
+	if (agg->routine.kind != ESRS_KIND_C || agg->routine.c.state_to_json == NULL)
+		return true;
+	copy = esrs_callback_restore_state(call, &agg->routine, state, CurrentMemoryContext);
+	same = esrs_jsonb_equal(esrs_callback_state_json(call, &agg->routine, copy), state);
+	MemoryContextDelete(copy->context);
+	esrs_call_reset(call);
+	if (!same)
+		ereport(WARNING,
+				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
+				 errmsg("no snapshot was taken of instance %s of aggregate \"%s\"",
+						esrs_uuid_text(&instance->id), agg->name),
+				 errdetail("What %s makes of the state's JSON is another state.", "state_from_json")));
+	return same;
+}
+
+/*
+ * Write the instance's snapshot, if it is due: the number has passed a multiple of
+ * snapshot_every since "before", or loading it took that many events.  "state" is
+ * the state as jsonb.  The instance is locked, or nobody else writes snapshots.
+ * True if one was written.
+ */
+bool
+esrs_state_store(EsrsCall *call, EsrsInstance *instance, int32 before, Jsonb *state)
+{
+	EsrsAggregate *agg = instance->agg;
+	EsrsSnapshot s;
+
+	if (agg->snapshot_every == 0 || instance->sequence_number == before)
+		return false;
+	if (instance->sequence_number / agg->snapshot_every == before / agg->snapshot_every &&
+		instance->folded < agg->snapshot_every)
+		return false;
+	if (esrs_aggregate_fingerprint(agg) == NULL || !agg->valid ||
+		agg->fingerprint_epoch != instance->code_epoch ||
+		!esrs_callback_can_restore(&agg->routine) || !fits_in_snapshot(state) ||
+		!survives(call, instance, state) || !esrs_snapshot_lock(agg, ShareLock, false))
+		return false;
+	s.aggregate_id = instance->id;
+	s.sequence_number = instance->sequence_number;
+	s.event_id = instance->last_id;
+	s.occurred_on = instance->last_occurred_on;
+	s.state = state;
+	esrs_snapshot_write(agg, &s);
+	return true;
+}
+
+/* An instance before its first event, in the current context. */
+EsrsInstance *
+esrs_state_new(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id)
+{
+	EsrsInstance *instance = new_instance(agg, id);
+
+	instance->code_epoch = esrs_aggregate_code_epoch();
+	instance->state = esrs_callback_init_state(call, &agg->routine, CurrentMemoryContext);
+	esrs_call_reset(call);
 	return instance;
 }
 
@@ -92,7 +284,7 @@ esrs_state_peek(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot)
 void
 esrs_state_advance(EsrsCall *call, EsrsInstance *instance, List *records)
 {
-	Fold		fold = {call, instance, ESRS_LOAD_ALL};
+	Fold		fold = {.call = call,.instance = instance,.limit = ESRS_LOAD_ALL};
 	ListCell   *lc;
 
 	foreach(lc, records)

@@ -19,11 +19,14 @@ typedef struct EsrsInstance
 	EsrsAggregate *agg;
 	pg_uuid_t	id;
 	EsrsState  *state;			/* NULL: was not loaded */
+	bool		keepable;		/* all events were folded, whoever asks */
+	uint64		code_epoch;		/* of the code that folded it */
+	int32		folded;			/* how many events loading it has taken */
 
 	/* the newest event; number 0 if there is none */
 	int32		sequence_number;
 	pg_uuid_t	last_id;
-	TimestampTz last_occurred_on;
+	TimestampTz last_occurred_on;	/* the latest so far */
 } EsrsInstance;
 
 /* Up to where to fold. */
@@ -40,6 +43,10 @@ extern EsrsInstance *esrs_state_load(EsrsCall *call, EsrsAggregate *agg, const p
 extern EsrsInstance *esrs_state_peek(EsrsAggregate *agg, const pg_uuid_t *id,
 									 Snapshot snapshot);
 extern void esrs_state_advance(EsrsCall *call, EsrsInstance *instance, List *records);
+extern EsrsInstance *esrs_state_new(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id);
+extern void esrs_state_keep(EsrsInstance *instance);
+extern bool esrs_state_store(EsrsCall *call, EsrsInstance *instance, int32 before,
+							 Jsonb *state);
 extern void esrs_state_check_current(EsrsInstance *instance);
 
 #endif							/* ESRS_ENGINE_STATE_H */

@@ -148,6 +148,32 @@ esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to
 	MemoryContextDelete(row_context);
 }
 
+/*
+ * Begin to read all events of an aggregate as the current user, instance by
+ * instance and in their order.  An SPI connection is open.
+ */
+Portal
+esrs_read_open(EsrsAggregate *agg, Snapshot snapshot)
+{
+	return esrs_spi_open(psprintf("SELECT " ESRS_READ_COLUMNS " FROM %s"
+								  " ORDER BY aggregate_id, sequence_number", agg->table),
+						 0, NULL, NULL, snapshot);
+}
+
+/* Read the next portion; false if that was the last one. */
+bool
+esrs_read_next(Portal cursor, EsrsReader reader, void *arg)
+{
+	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event",
+													  ALLOCSET_DEFAULT_SIZES);
+	uint64		n = esrs_spi_fetch(cursor, PORTION);
+	int32		last;
+	bool		more = deliver(n, row_context, reader, arg, &last);
+
+	MemoryContextDelete(row_context);
+	return more && n == PORTION;
+}
+
 /* The newest event of an instance, read as the owner. */
 void
 esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,

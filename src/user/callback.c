@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * callback.c
- *	  Calling the callbacks of an aggregate: deciding, evolving, and turning
- *	  payloads from stored to present form and back.
+ *	  Calling the callbacks of an aggregate: deciding and evolving.
  *
  * The callers see one interface; here, and nowhere else, it is decided whether
  * a callback is a function of SQL, which takes and gives jsonb, or one in C,
  * which takes and gives json-c or a struct of its own.
  *
- * Callbacks run as the current user.  Nothing here may touch a table.
+ * Those that turn payloads from stored to present form and back are called in
+ * callback_form.c.  Callbacks run as the current user.  Nothing here may touch a
+ * table.
  *
  *-------------------------------------------------------------------------
  */
@@ -80,6 +81,18 @@ init_state_body(EsrsCall *call, void *arg)
 		a->state->value = value;
 }
 
+/* A state without contents, in a new context below "parent". */
+static EsrsState *
+new_state(MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "esrs instance",
+												  ALLOCSET_SMALL_SIZES);
+	EsrsState  *state = MemoryContextAllocZero(context, sizeof(EsrsState));
+
+	state->context = context;
+	return state;
+}
+
 /*
  * The state of an instance without events, in a new context below "parent",
  * which is deleted to release it.
@@ -87,12 +100,10 @@ init_state_body(EsrsCall *call, void *arg)
 EsrsState *
 esrs_callback_init_state(EsrsCall *call, EsrsRoutine *routine, MemoryContext parent)
 {
-	MemoryContext context = AllocSetContextCreate(parent, "esrs instance",
-												  ALLOCSET_SMALL_SIZES);
-	EsrsState  *state = MemoryContextAllocZero(context, sizeof(EsrsState));
+	EsrsState  *state = new_state(parent);
+	MemoryContext context = state->context;
 	MemoryContext before = MemoryContextSwitchTo(context);
 
-	state->context = context;
 	switch (routine->kind)
 	{
 		case ESRS_KIND_STORE:
@@ -213,6 +224,66 @@ esrs_callback_state_json(EsrsCall *call, EsrsRoutine *routine, EsrsState *state)
 		return esrs_json_to_jsonb(state->json->object);
 	esrs_call_run(call, "state_to_json", NULL, state_to_json_body, &a);
 	return esrs_jsonb_copy(a.result);
+}
+
+/* Can a state be made of what esrs_callback_state_json() gives? */
+bool
+esrs_callback_can_restore(const EsrsRoutine *routine)
+{
+	return routine->kind == ESRS_KIND_SQL ||
+		(routine->kind == ESRS_KIND_C &&
+		 (has_json_state(routine) || routine->c.state_from_json != NULL));
+}
+
+static void
+restore_state_body(EsrsCall *call, void *arg)
+{
+	StateArgs  *a = (StateArgs *) arg;
+	EsrsJson   *document = esrs_document_from_jsonb(call->context, a->result);
+
+	a->state->value = a->routine->c.state_from_json(call, esrs_document_json(document));
+	if (a->state->value == NULL)
+		returned_null("state_from_json");
+}
+
+/*
+ * The state that esrs_callback_state_json() has written, in a new context as of
+ * esrs_callback_init_state().
+ */
+EsrsState *
+esrs_callback_restore_state(EsrsCall *call, EsrsRoutine *routine, Jsonb *json,
+							MemoryContext parent)
+{
+	EsrsState  *state = new_state(parent);
+	MemoryContext before = MemoryContextSwitchTo(state->context);
+
+	if (routine->kind == ESRS_KIND_SQL)
+		state->jsonb = esrs_jsonb_copy(json);
+	else if (has_json_state(routine))
+	{
+		JsonbValue	root;
+
+		state->json = esrs_json_owner_create(state->context);
+		esrs_jsonb_root(json, &root);
+		esrs_json_owner_set(state->json,
+							json_object_get(esrs_jsonb_to_json(&root, call->context)));
+	}
+	else
+	{
+		StateArgs	a = {.routine = routine,.state = state,.result = json};
+
+		esrs_call_run(call, "state_from_json", state->context, restore_state_body, &a);
+	}
+	MemoryContextSwitchTo(before);
+	return state;
+}
+
+/* How much memory a state takes, in bytes; of JSON a good guess. */
+Size
+esrs_callback_state_size(const EsrsState *state)
+{
+	return MemoryContextMemAllocated(state->context, true) +
+		(state->json ? esrs_json_size(state->json->object) : 0);
 }
 
 /* ------------------------------------------------------------------------
@@ -435,150 +506,4 @@ esrs_rejection_raise(const EsrsRejection *rejection)
 			 rejection->hint ? errhint("%s", rejection->hint) : 0,
 			 rejection->name ? err_generic_string(PG_DIAG_CONSTRAINT_NAME, rejection->name) : 0));
 	pg_unreachable();
-}
-
-/* ------------------------------------------------------------------------
- * Forms of a payload
- * ------------------------------------------------------------------------
- */
-typedef struct FormArgs
-{
-	EsrsRoutine *routine;
-	EsrsJson   *document;
-	int32		version;
-	EsrsCallback callback;
-} FormArgs;
-
-static void
-form_body(EsrsCall *call, void *arg)
-{
-	FormArgs   *a = (FormArgs *) arg;
-
-	if (a->routine->kind == ESRS_KIND_C)
-	{
-		struct json_object *object = esrs_document_json(a->document);
-
-		if (a->callback == ESRS_CALLBACK_UPCAST)
-			object = a->routine->c.upcast(call, object, a->version);
-		else if (a->callback == ESRS_CALLBACK_TO_EVENT)
-			object = a->routine->c.to_event(call, object);
-		else
-			object = a->routine->c.from_event(call, object);
-		a->document = object ? esrs_document_from_json(call->context, object) : NULL;
-	}
-	else
-	{
-		NullableDatum args[2] = {
-			{JsonbPGetDatum(esrs_document_jsonb(a->document)), false},
-			{Int32GetDatum(a->version), a->version == ESRS_NO_VERSION}
-		};
-		Jsonb	   *result = call_sql(call, a->routine, a->callback,
-									  a->callback == ESRS_CALLBACK_UPCAST ? 2 : 1, args);
-
-		a->document = result ? esrs_document_from_jsonb(call->context, result) : NULL;
-	}
-}
-
-static bool
-has_callback(const EsrsRoutine *routine, EsrsCallback callback)
-{
-	if (routine->kind != ESRS_KIND_C)
-		return OidIsValid(routine->functions[callback].oid);
-	switch (callback)
-	{
-		case ESRS_CALLBACK_UPCAST:
-			return routine->c.upcast != NULL;
-		case ESRS_CALLBACK_TO_EVENT:
-			return routine->c.to_event != NULL;
-		case ESRS_CALLBACK_FROM_EVENT:
-			return routine->c.from_event != NULL;
-		default:
-			return true;
-	}
-}
-
-/*
- * A stored payload in its present form, in the call's scratch context; NULL
- * if it is deprecated and to be left out.
- *
- * A payload of the current event_version is not upcast.  Raises ZE004 for a
- * version newer than that.
- */
-EsrsJson *
-esrs_callback_present_form(EsrsCall *call, EsrsRoutine *routine, Jsonb *stored, int32 version)
-{
-	FormArgs	a = {.routine = routine,.version = version};
-
-	a.document = esrs_document_from_jsonb(call->context, stored);
-	if (routine->has_version && version != ESRS_NO_VERSION &&
-		version > routine->event_version)
-		ereport(ERROR,
-				(errcode(ESRS_ERRCODE_BAD_EVENT),
-				 errmsg("event of aggregate \"%s\" has a newer version than its functions know",
-						call->aggregate),
-				 errdetail("The event has version %d, and event_version is %d.",
-						   version, routine->event_version)));
-	if (has_callback(routine, ESRS_CALLBACK_UPCAST) &&
-		!(routine->has_version && version == routine->event_version))
-	{
-		a.callback = ESRS_CALLBACK_UPCAST;
-		esrs_call_run(call, "upcast", NULL, form_body, &a);
-	}
-	if (a.document != NULL && has_callback(routine, ESRS_CALLBACK_TO_EVENT))
-	{
-		a.callback = ESRS_CALLBACK_TO_EVENT;
-		esrs_call_run(call, "to_event", NULL, form_body, &a);
-	}
-	return a.document;
-}
-
-/*
- * The form in which a new event is stored, in the current context.  Raises
- * ZE005 if from_event does not give an object or a string.
- */
-Jsonb *
-esrs_callback_stored_form(EsrsCall *call, EsrsRoutine *routine, Jsonb *event)
-{
-	FormArgs	a = {.routine = routine,.callback = ESRS_CALLBACK_FROM_EVENT};
-	Jsonb	   *stored;
-
-	if (!has_callback(routine, ESRS_CALLBACK_FROM_EVENT))
-		return event;
-	a.document = esrs_document_from_jsonb(call->context, event);
-	esrs_call_run(call, "from_event", NULL, form_body, &a);
-	if (a.document == NULL)
-		returned_null("from_event");
-	stored = esrs_document_jsonb(a.document);
-	if (!esrs_jsonb_is_document(stored))
-		ereport(ERROR,
-				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
-				 errmsg("%s returned neither a JSON object nor a string", "from_event")));
-	esrs_jsonb_check_limits(stored, "event");
-	return esrs_jsonb_copy(stored);
-}
-
-/*
- * Check that a new event comes back from its stored form as it was emitted:
- * the state returned now and the one loaded later are the same.  ZE005 if not.
- */
-void
-esrs_callback_check_form(EsrsCall *call, EsrsRoutine *routine, Jsonb *event,
-						 Jsonb *stored, int32 version)
-{
-	EsrsJson   *back;
-
-	if (!has_callback(routine, ESRS_CALLBACK_FROM_EVENT) &&
-		!has_callback(routine, ESRS_CALLBACK_TO_EVENT) &&
-		!has_callback(routine, ESRS_CALLBACK_UPCAST))
-		return;
-	back = esrs_callback_present_form(call, routine, stored, version);
-	if (back == NULL || !esrs_jsonb_equal(esrs_document_jsonb(back), event))
-		ereport(ERROR,
-				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
-				 errmsg("new event of aggregate \"%s\" cannot be read back from its stored form",
-						call->aggregate),
-				 errdetail(back == NULL ?
-						   "The aggregate's own functions leave it out as deprecated." :
-						   "The aggregate's own functions turn it into another event."),
-				 errhint("from_event must be the inverse of to_event and upcast for new events; an event_version exempts new events from upcast.")));
 }

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * callback.h
- *	  Calling the callbacks of an aggregate, of either kind, see callback.c.
+ *	  Calling the callbacks of an aggregate, of either kind, see callback.c and,
+ *	  for the forms of a payload, callback_form.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +29,10 @@ extern void esrs_callback_apply(EsrsCall *call, EsrsRoutine *routine, EsrsState 
 								const EsrsEvent *event);
 extern Jsonb *esrs_callback_state_json(EsrsCall *call, EsrsRoutine *routine,
 									   EsrsState *state);
+extern bool esrs_callback_can_restore(const EsrsRoutine *routine);
+extern EsrsState *esrs_callback_restore_state(EsrsCall *call, EsrsRoutine *routine,
+											  Jsonb *json, MemoryContext parent);
+extern Size esrs_callback_state_size(const EsrsState *state);
 extern EsrsRejection *esrs_callback_decide(EsrsCall *call, EsrsRoutine *routine,
 										   EsrsState *state, Jsonb *command,
 										   bool catch_rejection, List **events);

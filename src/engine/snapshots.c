@@ -1,0 +1,92 @@
+/*-------------------------------------------------------------------------
+ *
+ * snapshots.c
+ *	  Making all snapshots of an aggregate anew, in one transaction.
+ *
+ * Commands go on meanwhile; those whose snapshot would be due leave it out.
+ * esrs_delete() waits: a snapshot must not survive its instance.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "engine/snapshots.h"
+
+#include "access/xact.h"
+#include "catalog/aggregate_row.h"
+#include "catalog/register.h"
+#include "engine/history.h"
+#include "engine/state.h"
+#include "storage/lockdefs.h"
+#include "store/snapshot.h"
+#include "utils/snapmgr.h"
+
+typedef struct Rebuild
+{
+	EsrsHistory history;
+	EsrsInstance *instance;
+	int64		written;
+} Rebuild;
+
+static void
+begin_instance(EsrsHistory *h)
+{
+	((Rebuild *) h)->instance = esrs_state_new(h->call, h->agg, &h->id);
+}
+
+static void
+fold_event(EsrsHistory *h, EsrsRecord *record)
+{
+	List	   *records = list_make1(record);
+
+	esrs_state_advance(h->call, ((Rebuild *) h)->instance, records);
+	list_free(records);
+}
+
+static void
+write_snapshot(EsrsHistory *h)
+{
+	Rebuild    *r = (Rebuild *) h;
+	Jsonb	   *state = esrs_callback_state_json(h->call, &h->agg->routine, r->instance->state);
+
+	r->written += esrs_state_store(h->call, r->instance, 0, state);
+}
+
+static void
+rebuild(const char *name)
+{
+	Rebuild    *r = palloc0(sizeof(Rebuild));
+	EsrsAggregate *agg = esrs_history_aggregate(name);
+
+	if (esrs_aggregate_fingerprint(agg) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no snapshots can be taken of aggregate \"%s\"", name),
+				 errhint("esrs_check() tells what is wrong with its functions or its table.")));
+
+	/* who has written one, or deleted an instance, ends before we look */
+	(void) esrs_snapshot_lock(agg, ExclusiveLock, true);
+	esrs_aggregate_row_delete_snapshots(name);
+	CommandCounterIncrement();
+	r->history.what = "esrs_alter_aggregate()";
+	r->history.agg = agg;
+	r->history.begin = begin_instance;
+	r->history.event = fold_event;
+	r->history.end = write_snapshot;
+	r->history.snapshot = RegisterSnapshot(GetTransactionSnapshot());
+	esrs_history_walk(&r->history);
+	UnregisterSnapshot(r->history.snapshot);
+	ereport(NOTICE,
+			(errmsg("took snapshots of " INT64_FORMAT " of " INT64_FORMAT " instances of aggregate \"%s\"",
+					r->written, r->history.instances, name),
+			 r->written < r->history.instances ?
+			 errdetail("Those with fewer than %d events need none.", agg->snapshot_every) : 0));
+	pfree(r);
+}
+
+/* Register for esrs_alter_aggregate().  Called once, at load. */
+void
+esrs_snapshots_init(void)
+{
+	esrs_register_set_rebuild_hook(rebuild);
+}
