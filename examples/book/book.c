@@ -84,12 +84,23 @@ book_to_json(EsrsCall *call, const void *state)
 	return json;
 }
 
+/* The reverse, for snapshots. */
+static void *
+book_from_json(EsrsCall *call, struct json_object *json)
+{
+	Book	   *book = palloc(sizeof(Book));
+
+	book->leftover = json_object_get_int64(json_object_object_get(json, "leftover"));
+	return book;
+}
+
 static const EsrsAggregateRoutine book_routine = {
 	ESRS_AGGREGATE_ROUTINE,
 	.init_state = book_init,
 	.handle_command = book_handle,
 	.apply_event = book_apply,
 	.state_to_json = book_to_json,
+	.state_from_json = book_from_json,
 };
 
 ESRS_AGGREGATE_HANDLER(book_aggregate, book_routine);

@@ -12,19 +12,23 @@
 
 #include "engine/states.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "base/jsonb_codec.h"
 #include "catalog/datum.h"
+#include "catalog/pg_aggregate.h"
 #include "compat.h"
 #include "engine/arguments.h"
 #include "engine/history.h"
 #include "miscadmin.h"
+#include "nodes/execnodes.h"
 #include "nodes/primnodes.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(esrs_states);
@@ -142,13 +146,48 @@ check_functions(EsrsAggregate *agg)
 	}
 }
 
+/*
+ * The SQL aggregate of which a call of esrs.fold() is a part, or InvalidOid.  In a
+ * window PostgreSQL does not tell which of its functions is being stepped.
+ */
+static Oid
+calling_aggregate(FunctionCallInfo fcinfo)
+{
+	Aggref	   *aggref = AggGetAggref(fcinfo);
+	Oid			found = InvalidOid;
+	ListCell   *lc;
+
+	if (aggref != NULL)
+		return aggref->aggfnoid;
+	if (AggCheckCallContext(fcinfo, NULL) != AGG_CONTEXT_WINDOW)
+		return InvalidOid;
+	foreach(lc, ((WindowAggState *) fcinfo->context)->funcs)
+	{
+		Oid			function = ((WindowFuncExprState *) lfirst(lc))->wfunc->winfnoid;
+		HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(function));
+		bool		ours = HeapTupleIsValid(tuple) &&
+		((Form_pg_aggregate) GETSTRUCT(tuple))->aggtransfn == fcinfo->flinfo->fn_oid;
+
+		if (HeapTupleIsValid(tuple))
+			ReleaseSysCache(tuple);
+		if (ours && OidIsValid(found) && found != function)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("two aggregates cannot be folded in one window"),
+					 errhint("Fold each in a subquery of its own.")));
+		if (ours)
+			found = function;
+	}
+	return found;
+}
+
 /* The aggregate <name>_state of which this call is a part tells the name. */
 static Folding *
 begin_folding(FunctionCallInfo fcinfo)
 {
 	static const pg_uuid_t no_id = {{0}};
-	Aggref	   *aggref = AggGetAggref(fcinfo);
-	char	   *function = aggref ? get_func_name(aggref->aggfnoid) : NULL;
+	Oid			aggregate = calling_aggregate(fcinfo);
+	char	   *function = OidIsValid(aggregate) ? get_func_name(aggregate) : NULL;
 	size_t		length = function ? strlen(function) : 0;
 	size_t		suffix = strlen(STATE_SUFFIX);
 	MemoryContext before;

@@ -303,22 +303,29 @@ end_instance(EsrsHistory *h)
  */
 
 static void
+append_count(StringInfo out, int64 n, const char *one, const char *many, const char *what)
+{
+	if (n > 0)
+		appendStringInfo(out, "%s" INT64_FORMAT " %s %s.", out->len > 0 ? " " : "", n,
+						 n == 1 ? one : many, what);
+}
+
+static void
 sum_up(Verify *v)
 {
 	EsrsHistory *h = &v->history;
 	StringInfoData detail;
 
 	initStringInfo(&detail);
-	if (v->deprecated > 0)
-		appendStringInfo(&detail, INT64_FORMAT " events are left out as deprecated. ",
-						 v->deprecated);
-	if (h->agg->snapshot_every > 0)
-		appendStringInfo(&detail, INT64_FORMAT " snapshots are what a fold of the events gives, "
-						 INT64_FORMAT " were made by other functions and are not used.",
-						 v->right, v->worthless);
+	append_count(&detail, v->deprecated, "event is", "events are", "left out as deprecated");
+	append_count(&detail, v->right, "snapshot is", "snapshots are",
+				 "what a fold of the events gives");
+	append_count(&detail, v->worthless, "snapshot was", "snapshots were",
+				 "made by other functions and not used");
 	ereport(NOTICE,
-			(errmsg("verified " INT64_FORMAT " events of " INT64_FORMAT " instances of aggregate \"%s\"",
-					h->events, h->instances, h->agg->name),
+			(errmsg("verified aggregate \"%s\": " INT64_FORMAT " event%s, " INT64_FORMAT " instance%s",
+					h->agg->name, h->events, h->events == 1 ? "" : "s",
+					h->instances, h->instances == 1 ? "" : "s"),
 			 detail.len > 0 ? errdetail_internal("%s", detail.data) : 0));
 }
 
