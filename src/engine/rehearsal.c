@@ -59,6 +59,24 @@ fold_given(EsrsCall *call, EsrsInstance *instance, List *given)
 	}
 }
 
+/* The events must be ones that could be stored and read back. */
+static void
+check_forms(EsrsCall *call, Rehearsal *r)
+{
+	EsrsRoutine *routine = &r->agg->routine;
+	int32		version = routine->has_version ? routine->event_version : ESRS_NO_VERSION;
+	ListCell   *lc;
+
+	foreach(lc, r->events)
+	{
+		Jsonb	   *event = (Jsonb *) lfirst(lc);
+		Jsonb	   *stored = esrs_callback_stored_form(call, routine, event);
+
+		esrs_callback_check_form(call, routine, event, stored, version);
+		esrs_call_reset(call);
+	}
+}
+
 static void
 rehearse_body(Rehearsal *r)
 {
@@ -81,6 +99,7 @@ rehearse_body(Rehearsal *r)
 	r->rejection = esrs_callback_decide(call, &r->agg->routine, instance->state,
 										r->command, true, &r->events);
 	esrs_state_keep(instance);
+	check_forms(call, r);
 	PopActiveSnapshot();
 	esrs_call_end(call);
 }
