@@ -215,14 +215,13 @@ CREATE TABLE esrs.snapshots (
     aggregate text NOT NULL,
     sequence_number int NOT NULL,
     event_id uuid NOT NULL,
+    position bigint NOT NULL,
     occurred_on timestamptz NOT NULL,
     fingerprint bytea NOT NULL,
     checksum bigint NOT NULL,
     state jsonb NOT NULL,
     PRIMARY KEY (aggregate_id, aggregate)
 ) WITH (fillfactor = 70);
-
-CREATE INDEX snapshots_aggregate ON esrs.snapshots (aggregate);
 
 COMMENT ON SEQUENCE esrs.position_seq IS 'positions of all events of this database';
 COMMENT ON SEQUENCE esrs.handler_ordinal_seq IS 'order of registration of event handlers';
@@ -246,6 +245,7 @@ COMMENT ON COLUMN esrs.checkpoints.handed_safe IS 'where the checkpoint goes whe
 COMMENT ON TABLE esrs.dead_letters IS 'events that a handler has given up, and those parked behind them';
 COMMENT ON TABLE esrs.snapshots IS 'states of instances, so that loading needs only the events after them';
 COMMENT ON COLUMN esrs.snapshots.event_id IS 'the event with that sequence_number';
+COMMENT ON COLUMN esrs.snapshots.position IS 'of that event';
 COMMENT ON COLUMN esrs.snapshots.occurred_on IS 'the latest of all events so far';
 COMMENT ON COLUMN esrs.snapshots.fingerprint IS 'of the functions that made the state; with others it is not used';
 COMMENT ON COLUMN esrs.snapshots.checksum IS 'of the row; an edited one is not used';
@@ -635,10 +635,15 @@ RETURNS SETOF @extschema@.esrs_state
 LANGUAGE C VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'esrs_states';
 
--- The transition function of the aggregates <name>_state.
+-- The transition functions of the aggregates <name>_state.
+CREATE FUNCTION esrs.fold(state jsonb, payload jsonb)
+RETURNS jsonb
+LANGUAGE C STABLE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_fold';
+
 CREATE FUNCTION esrs.fold(state jsonb, payload jsonb, version int)
 RETURNS jsonb
-LANGUAGE C STABLE PARALLEL RESTRICTED
+LANGUAGE C STABLE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'esrs_fold';
 
 CREATE FUNCTION @extschema@.esrs_diff(
@@ -887,6 +892,7 @@ COMMENT ON FUNCTION @extschema@.esrs_nack(text, text, interval, text) IS 'give t
 COMMENT ON FUNCTION esrs.consumers() IS 'where asynchronous event handlers and subscriptions stand';
 COMMENT ON FUNCTION esrs.lock_hash(text) IS 'the classid of the locks with which writers of an aggregate publish bounds';
 COMMENT ON FUNCTION @extschema@.esrs_states(text, timestamptz) IS 'the states of all instances, now or at an earlier time';
+COMMENT ON FUNCTION esrs.fold(jsonb, jsonb) IS 'one step of an aggregate <name>_state';
 COMMENT ON FUNCTION esrs.fold(jsonb, jsonb, int) IS 'one step of an aggregate <name>_state';
 COMMENT ON FUNCTION @extschema@.esrs_diff(text, text, text, text, jsonb, int, text) IS 'instances whose state would differ if the aggregate had other functions; writes nothing';
 COMMENT ON FUNCTION @extschema@.esrs_verify(text) IS 'what is wrong with the events, folds and snapshots of an aggregate; no row means nothing';

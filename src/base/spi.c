@@ -52,7 +52,8 @@ esrs_spi_prepare(const char *query, int nargs, Oid *types)
 	MemoryContext before = CurrentMemoryContext;
 	SPIPlanPtr	plan;
 
-	plan = SPI_prepare_cursor(query, nargs, types, CURSOR_OPT_GENERIC_PLAN);
+	plan = SPI_prepare_cursor(query, nargs, types,
+							  CURSOR_OPT_GENERIC_PLAN | CURSOR_OPT_FAST_PLAN);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed for \"%s\": %s", query,
 			 SPI_result_code_string(SPI_result));
@@ -96,6 +97,26 @@ esrs_spi_select_at(SPIPlanPtr plan, Datum *values, const char *nulls,
 	return SPI_processed;
 }
 
+/*
+ * The same, and no more than the first rows of the result.  Better than a LIMIT in
+ * the query: kept plans are made for getting the first rows soon, which the planner
+ * takes for a part of the result, whereas it compares a number with estimates made
+ * without knowing any value; and then it sorts all that is left for each portion.
+ */
+uint64
+esrs_spi_select_first(SPIPlanPtr plan, Datum *values, const char *nulls,
+					  Snapshot snapshot, int64 count)
+{
+	MemoryContext before = CurrentMemoryContext;
+	int			rc = SPI_execute_snapshot(plan, values, nulls, snapshot,
+										  InvalidSnapshot, true, false, count);
+
+	if (rc != SPI_OK_SELECT)
+		elog(ERROR, "unexpected SPI result %s", SPI_result_code_string(rc));
+	MemoryContextSwitchTo(before);
+	return SPI_processed;
+}
+
 /* Prepare a plan that goes with the connection. */
 SPIPlanPtr
 esrs_spi_prepare_once(const char *query, int nargs, Oid *types)
@@ -119,7 +140,8 @@ esrs_spi_select_latest(const char *query, int nargs, Oid *types, Datum *values)
 {
 	/* the plan first: preparing it takes locks, and so note of changes */
 	SPIPlanPtr	plan = esrs_spi_prepare_once(query, nargs, types);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot = RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() :
+											GetLatestSnapshot());
 	uint64		n = esrs_spi_select_at(plan, values, NULL, snapshot);
 
 	UnregisterSnapshot(snapshot);

@@ -20,6 +20,8 @@ extern uint64 esrs_spi_execute(SPIPlanPtr plan, Datum *values, const char *nulls
 							   int expected);
 extern uint64 esrs_spi_select_at(SPIPlanPtr plan, Datum *values, const char *nulls,
 								 Snapshot snapshot);
+extern uint64 esrs_spi_select_first(SPIPlanPtr plan, Datum *values, const char *nulls,
+									Snapshot snapshot, int64 count);
 extern uint64 esrs_spi_run(const char *query, int nargs, Oid *types, Datum *values,
 						   const char *nulls, int expected);
 extern uint64 esrs_spi_select_latest(const char *query, int nargs, Oid *types, Datum *values);

@@ -123,6 +123,8 @@ function_changed(Datum arg, int cacheid, uint32 hash)
 static void
 schema_changed(Datum arg, int cacheid, uint32 hash)
 {
+	/* names lead elsewhere */
+	code_epoch++;
 	invalidate(InvalidOid, 0);
 }
 
@@ -338,6 +340,20 @@ esrs_aggregate_lookup_locked(const char *name, LOCKMODE mode)
 	}
 }
 
+/* Are its states the same whoever folds them, with whatever search_path? */
+bool
+esrs_aggregate_is_pinned(EsrsAggregate *agg)
+{
+	while (agg->pinned_epoch != code_epoch)
+	{
+		uint64		epoch = code_epoch;
+
+		agg->pinned = esrs_definition_all_pinned(&agg->routine);
+		agg->pinned_epoch = epoch;
+	}
+	return agg->pinned;
+}
+
 /*
  * The fingerprint of what folds states of the aggregate; NULL if there are no
  * snapshots of it, or none that could be trusted.
@@ -345,7 +361,7 @@ esrs_aggregate_lookup_locked(const char *name, LOCKMODE mode)
 const uint8 *
 esrs_aggregate_fingerprint(EsrsAggregate *agg)
 {
-	if (agg->snapshot_every == 0 || !agg->unchanging || !agg->pinned)
+	if (agg->snapshot_every == 0 || !agg->unchanging || !esrs_aggregate_is_pinned(agg))
 		return NULL;
 	while (agg->fingerprint_epoch != code_epoch)
 	{
@@ -355,8 +371,8 @@ esrs_aggregate_fingerprint(EsrsAggregate *agg)
 													  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext before = MemoryContextSwitchTo(context);
 
-		agg->has_fingerprint = esrs_definition_fingerprint(&agg->routine, &agg->guard,
-														   sizeof(agg->guard),
+		agg->has_fingerprint = esrs_definition_fingerprint(&agg->routine, &agg->stamp.hash,
+														   sizeof(agg->stamp.hash),
 														   agg->fingerprint);
 		MemoryContextSwitchTo(before);
 		MemoryContextDelete(context);

@@ -63,10 +63,12 @@ typedef struct EsrsAggregate
 
 	/* what may be kept of states */
 	uint64		meaning;		/* hash of what folds states, and of the guard */
-	bool		unchanging;		/* its guard lets nobody change history */
+	bool		unchanging;		/* what is appended is what is stored, for
+								 * good */
+	uint64		pinned_epoch;	/* of the code for which this was found: */
 	bool		pinned;			/* states do not depend on who folds them */
 	int32		snapshot_every; /* 0: no snapshots */
-	EsrsGuardStamp guard;		/* if unchanging */
+	EsrsHistoryStamp stamp;		/* if unchanging */
 	uint64		fingerprint_epoch;	/* of the code for which this was made: */
 	bool		has_fingerprint;
 	uint8		fingerprint[ESRS_FINGERPRINT_LENGTH];
@@ -83,6 +85,7 @@ extern EsrsAggregate *esrs_aggregate_lookup(const char *name);
 extern EsrsAggregate *esrs_aggregate_lookup_locked(const char *name, LOCKMODE mode);
 extern void esrs_aggregate_init(void);
 extern uint64 esrs_aggregate_code_epoch(void);
+extern bool esrs_aggregate_is_pinned(EsrsAggregate *agg);
 extern const uint8 *esrs_aggregate_fingerprint(EsrsAggregate *agg);
 extern uint32 esrs_aggregate_hash(const char *name);
 extern void esrs_aggregate_check_command_right(EsrsAggregate *agg);

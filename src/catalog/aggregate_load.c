@@ -285,11 +285,11 @@ meaning(EsrsAggregate *agg)
 {
 	EsrsRoutine *routine = &agg->routine;
 	int			constants[] = {routine->kind, routine->has_version, routine->event_version,
-		agg->pinned, agg->owner
+		agg->owner
 	};
 	uint64		hash = hash_bytes_extended((unsigned char *) constants, sizeof(constants), 0);
 
-	hash = hash_bytes_extended((unsigned char *) &agg->guard, sizeof(agg->guard), hash);
+	hash = hash_bytes_extended((unsigned char *) &agg->stamp.hash, sizeof(uint64), hash);
 	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
 		hash = hash_bytes_extended((unsigned char *) &routine->functions[i].oid, sizeof(Oid), hash);
 	if (routine->initial_state != NULL)
@@ -348,10 +348,9 @@ esrs_aggregate_load(EsrsAggregate *agg)
 	agg->owner = info.owner;
 	agg->table = MemoryContextStrdup(agg->context, info.table);
 	agg->sequence_index_name = MemoryContextStrdup(agg->context, get_rel_name(info.sequence_index));
-	agg->unchanging = info.refuses;
-	agg->guard = info.guard;
+	agg->unchanging = info.unchanging;
+	agg->stamp = info.stamp;
 	load_functions(agg, given, &info);
-	agg->pinned = esrs_definition_all_pinned(&agg->routine);
 	agg->meaning = meaning(agg);
 	return true;
 }

@@ -87,16 +87,21 @@ check_sql_snapshots(EsrsAggregateOptions *o)
 {
 	for (int i = 0; i < ESRS_CALLBACK_COUNT; i++)
 	{
+		Oid			unpinned;
+
 		if (i == ESRS_CALLBACK_HANDLE_COMMAND || i == ESRS_CALLBACK_FROM_EVENT ||
-			!OidIsValid(o->functions[i]) || esrs_definition_is_pinned(o->functions[i]))
+			!OidIsValid(o->functions[i]))
+			continue;
+		unpinned = esrs_definition_unpinned(o->functions[i]);
+		if (!OidIsValid(unpinned))
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("snapshots need functions that mean the same for every caller"),
-				 errdetail("What function %s means depends on the search_path.",
-						   o->callbacks[i]),
+				 errdetail("What function %s means depends on the caller and his search_path.",
+						   format_procedure(unpinned)),
 				 errhint("ALTER FUNCTION %s SET search_path = ..., pg_temp; or give it a BEGIN ATOMIC body.",
-						 format_procedure(o->functions[i]))));
+						 format_procedure(unpinned))));
 	}
 }
 

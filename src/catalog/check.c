@@ -241,7 +241,7 @@ check_pinned(Findings *f, Subject *s, List *callbacks)
 	{
 		char	   *function = format_procedure(lfirst_oid(lc));
 
-		if (esrs_definition_is_pinned(lfirst_oid(lc)))
+		if (!OidIsValid(esrs_definition_unpinned(lfirst_oid(lc))))
 			continue;
 		report(f, "warning", s->name,
 			   psprintf("the search_path of whoever commands decides what function %s means",

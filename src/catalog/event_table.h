@@ -40,16 +40,15 @@ typedef enum EsrsTableCondition
 } EsrsTableCondition;
 
 /*
- * One version of the guard's row in pg_trigger.  Whoever has switched the guard
- * off and on again, or made it anew, has changed this.
+ * The guard's row in pg_trigger and those of the columns in pg_attribute, as they
+ * are.  Whoever has switched the guard off and on again, or had the table
+ * rewritten by ALTER COLUMN ... TYPE ... USING, has changed this.
  */
-typedef struct EsrsGuardStamp
+typedef struct EsrsHistoryStamp
 {
-	Oid			trigger;
-	TransactionId xmin;
-	BlockNumber block;
-	OffsetNumber offset;
-} EsrsGuardStamp;
+	uint64		hash;
+	TransactionId newest;		/* that wrote one of them, if not long ago */
+} EsrsHistoryStamp;
 
 typedef struct EsrsTableInfo
 {
@@ -59,9 +58,9 @@ typedef struct EsrsTableInfo
 	List	   *callbacks;		/* OIDs that the default names, in order */
 	char	   *problem;		/* what is wrong, if FOREIGN */
 	bool		guarded;		/* the guard is there and enabled */
-	bool		refuses;		/* and it lets nothing but esrs_delete()
-								 * through */
-	EsrsGuardStamp guard;		/* which one it is, if it refuses */
+	bool		unchanging;		/* what is inserted is stored, and only
+								 * esrs_delete() changes it */
+	EsrsHistoryStamp stamp;		/* of this table, if unchanging */
 } EsrsTableInfo;
 
 extern EsrsTableCondition esrs_event_table_inspect(Oid events, const char *name,

@@ -17,14 +17,18 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/extension.h"
+#include "catalog/indexing.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "nodes/primnodes.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -240,30 +244,40 @@ guard_refuses(const Trigger *guard)
 		guard->tgnargs == 2 && strcmp(guard->tgargs[1], "refuse") == 0;
 }
 
-/* Which version of a trigger is it?  False if it is gone. */
-static bool
-read_stamp(Oid trigger, EsrsGuardStamp *stamp)
+/* Add which version of catalog rows it is that have this key. */
+static void
+hash_rows(Oid catalog, Oid index, AttrNumber column, Oid key_value, EsrsHistoryStamp *stamp)
 {
-	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	Relation	rel = table_open(catalog, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	memset(stamp, 0, sizeof(*stamp));
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(trigger));
-	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
+	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(key_value));
+	scan = systable_beginscan(rel, index, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		stamp->trigger = trigger;
-		stamp->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
-		stamp->block = ItemPointerGetBlockNumber(&tuple->t_self);
-		stamp->offset = ItemPointerGetOffsetNumber(&tuple->t_self);
+		uint32		version[] = {HeapTupleHeaderGetRawXmin(tuple->t_data),
+			ItemPointerGetBlockNumber(&tuple->t_self),
+		ItemPointerGetOffsetNumber(&tuple->t_self)};
+
+		stamp->hash = hash_bytes_extended((unsigned char *) version, sizeof(version), stamp->hash);
+		if (!HeapTupleHeaderXminFrozen(tuple->t_data) &&
+			(!TransactionIdIsValid(stamp->newest) ||
+			 TransactionIdFollows(version[0], stamp->newest)))
+			stamp->newest = version[0];
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return OidIsValid(stamp->trigger);
+}
+
+/* See EsrsHistoryStamp. */
+static void
+read_stamp(Oid events, Oid guard, EsrsHistoryStamp *stamp)
+{
+	hash_rows(TriggerRelationId, TriggerOidIndexId, Anum_pg_trigger_oid, guard, stamp);
+	hash_rows(AttributeRelationId, AttributeRelidNumIndexId, Anum_pg_attribute_attrelid,
+			  events, stamp);
 }
 
 /* The qualified, quoted name of a table, in the current context. */
@@ -303,8 +317,10 @@ esrs_event_table_inspect(Oid events, const char *name, EsrsTableInfo *info)
 
 		info->sequence_index = find_sequence_index(rel);
 		info->guarded = guard != NULL && guard->tgenabled == TRIGGER_FIRES_ALWAYS;
-		info->refuses = guard != NULL && guard_refuses(guard) &&
-			read_stamp(guard->tgoid, &info->guard);
+		info->unchanging = guard != NULL && guard_refuses(guard) &&
+			!rel->trigdesc->trig_insert_before_row;
+		if (info->unchanging)
+			read_stamp(events, guard->tgoid, &info->stamp);
 		if (!esrs_event_table_names(rel, name, &info->callbacks))
 			condition = ESRS_TABLE_NO_DEFAULT;
 	}

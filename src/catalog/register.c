@@ -385,6 +385,11 @@ esrs_alter_aggregate(PG_FUNCTION_ARGS)
 
 	if (quick)
 	{
+		Oid			locked = events;
+
+		/* what has changed during the wait for the table counts */
+		if (!esrs_aggregate_row_read(name, &events, &adopted, &o) || events != locked)
+			esrs_aggregate_missing(name);
 		esrs_aggregate_options_overlay(&o, PG_GETARG_JSONB_P(1), named);
 		esrs_aggregate_options_check_snapshots(&o);
 		alter_snapshots(name, &o);
@@ -461,7 +466,7 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 		char	   *table = esrs_event_table_name(events);
 
 		esrs_spi_begin();
-		esrs_state_aggregate_drop(events, name, &o);
+		esrs_state_aggregate_drop(events, name);
 		if (!esrs_event_table_release(events, name, drop))
 			ereport(NOTICE,
 					(errmsg("table %s was left as it is", table),
@@ -470,7 +475,12 @@ esrs_unregister_aggregate(PG_FUNCTION_ARGS)
 		esrs_spi_end();
 	}
 	else
+	{
+		esrs_spi_begin();
+		esrs_state_aggregate_drop(events, name);
+		esrs_spi_end();
 		drop = true;
+	}
 	esrs_aggregate_row_delete(name);
 	esrs_aggregate_row_delete_snapshots(name);
 	if (drop)

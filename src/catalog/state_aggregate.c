@@ -1,18 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * state_aggregate.c
- *	  The SQL aggregates <name>_state, which fold the events of an aggregate
- *	  within a query:
+ *	  The SQL aggregates <name>_state(payload) and <name>_state(payload, version),
+ *	  which fold the events of an aggregate within a query:
  *
  *		SELECT aggregate_id, book_state(payload ORDER BY sequence_number)
  *		  FROM book_events GROUP BY 1
  *
- * book_state(payload) is apply_event and nothing else, so there is none while
- * payloads are not events as they stand.  book_state(payload, version) goes
- * through esrs and upcasts.
+ * Their transition function is esrs.fold(), which is in engine/states.c.  They
+ * stand in the schema of the events table and belong to its owner; what else has
+ * their name is left alone.
  *
- * They stand in the schema of the events table and belong to whoever registered.
- * A function of the name that is not ours is left alone.
+ * They are made as the owner of the table; that runs no code of his.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,44 +21,29 @@
 
 #include "access/htup_details.h"
 #include "base/jsonb_codec.h"
+#include "base/security.h"
 #include "base/spi.h"
 #include "catalog/extension.h"
 #include "catalog/pg_aggregate.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
-/* What stands in the place of a state aggregate. */
-typedef enum Occupant
-{
-	NOBODY,
-	OURS,
-	STRANGER
-} Occupant;
-
-/* One of the two: with or without version. */
-typedef struct Place
-{
-	Oid			schema;
-	const char *name;			/* of the function */
-	int			nargs;
-	Occupant	occupant;
-	Oid			function;		/* that occupies it */
-} Place;
-
 static const char *const arguments[] = {
 	"", "payload pg_catalog.jsonb", "payload pg_catalog.jsonb, version pg_catalog.int4"
 };
-static const char *const types[] = {"", "pg_catalog.jsonb", "pg_catalog.jsonb, pg_catalog.int4"};
 
 /* The transition function of a function that is an aggregate, or InvalidOid. */
-static Oid
-transition(Oid function)
+Oid
+esrs_state_aggregate_transition(Oid function)
 {
 	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(function));
 	Oid			result;
@@ -71,79 +55,103 @@ transition(Oid function)
 	return result;
 }
 
-/* Ours is one over esrs.fold(), or over one of these functions. */
+/* Is it an aggregate over esrs.fold()? */
 static bool
-is_ours(Oid function, int nargs, const Oid *apply)
+folds(Oid function)
 {
-	Oid			step = transition(function);
+	Oid			step = esrs_state_aggregate_transition(function);
 	char	   *name = OidIsValid(step) ? get_func_name(step) : NULL;
 
-	if (name == NULL)
-		return false;
-	if (nargs == 2)
-		return strcmp(name, "fold") == 0 &&
-			get_func_namespace(step) == esrs_extension()->internals;
-	return step == apply[0] || step == apply[1];
+	return name != NULL && strcmp(name, "fold") == 0 &&
+		get_func_namespace(step) == esrs_extension()->internals;
+}
+
+/*
+ * The aggregates over esrs.fold() that have this name, this number of arguments
+ * and this owner, wherever they are.
+ */
+static List *
+find_ours(const char *name, int nargs, Oid owner)
+{
+	CatCList   *list = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(name));
+	List	   *result = NIL;
+
+	for (int i = 0; i < list->n_members; i++)
+	{
+		Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(&list->members[i]->tuple);
+
+		if (proc->prokind == PROKIND_AGGREGATE && proc->pronargs == nargs &&
+			proc->proowner == owner && folds(proc->oid))
+			result = lappend_oid(result, proc->oid);
+	}
+	ReleaseCatCacheList(list);
+	return result;
 }
 
 static void
-look(Place *place, Oid events, const char *name, int nargs, const Oid *apply)
+run_as(Oid owner, const char *statement)
 {
-	Oid			args[2] = {JSONBOID, INT4OID};
-	Oid			function;
+	EsrsIdentity before;
 
-	place->schema = get_rel_namespace(events);
-	place->name = psprintf("%s_state", name);
-	place->nargs = nargs;
-	function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
-							   CStringGetDatum(place->name),
-							   PointerGetDatum(buildoidvector(args, nargs)),
-							   ObjectIdGetDatum(place->schema));
-	place->function = function;
-	place->occupant = !OidIsValid(function) ? NOBODY :
-		is_ours(function, nargs, apply) ? OURS : STRANGER;
+	esrs_security_become(&before, owner);
+	esrs_spi_utility(statement);
+	esrs_security_restore(&before);
 }
 
-static char *
-qualified(const Place *place)
+static Oid
+table_owner(Oid events)
 {
-	return quote_qualified_identifier(get_namespace_name(place->schema), place->name);
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(events));
+	Oid			owner = GetUserId();
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
 }
 
-/* May the current user change what stands there?  If not, tell him. */
-static bool
-may_change(const Place *place)
-{
-	if (esrs_proc_ownercheck(place->function, GetUserId()))
-		return true;
-	ereport(NOTICE,
-			(errmsg("function %s was left as it is", format_procedure(place->function)),
-			 errdetail("It belongs to another role.")));
-	return false;
-}
-
+/* Make one of the two what it must be. */
 static void
-drop(const Place *place)
+update_one(Oid events, const char *name, int nargs, Jsonb *initial_state, bool changed)
 {
-	if (place->occupant == OURS && may_change(place))
-		esrs_spi_utility(psprintf("DROP AGGREGATE %s(%s)", qualified(place),
-								  types[place->nargs]));
-}
-
-static void
-create(const Place *place, const char *step, Jsonb *initial_state, bool changed)
-{
+	Oid			types[2] = {JSONBOID, INT4OID};
+	Oid			owner = table_owner(events);
+	Oid			schema = get_rel_namespace(events);
+	List	   *ours = find_ours(name, nargs, owner);
+	Oid			function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+										   CStringGetDatum(name),
+										   PointerGetDatum(buildoidvector(types, nargs)),
+										   ObjectIdGetDatum(schema));
 	StringInfoData state;
 
-	if (place->occupant == OURS && (!changed || !may_change(place)))
-		return;
-
-	if (place->occupant == STRANGER)
+	if (OidIsValid(function) && !list_member_oid(ours, function))
 	{
-		ereport(NOTICE,
-				(errmsg("function %s exists and was left as it is",
-						format_procedure(place->function)),
-				 errdetail("No aggregate of this name was made that folds events in a query.")));
+		if (changed)
+			ereport(NOTICE,
+					(errmsg("function %s exists and was left as it is",
+							format_procedure(function)),
+					 errdetail("No aggregate of this name was made that folds events in a query.")));
+		return;
+	}
+	if (!OidIsValid(function) && ours != NIL)
+	{
+		/* the table was moved; views that use the aggregate follow it */
+		run_as(owner, psprintf("ALTER AGGREGATE %s SET SCHEMA %s",
+							   format_procedure_qualified(linitial_oid(ours)),
+							   quote_identifier(get_namespace_name(schema))));
+		function = linitial_oid(ours);
+	}
+	if (OidIsValid(function) && !changed)
+		return;
+	if (pg_namespace_aclcheck(schema, owner, ACL_CREATE) != ACLCHECK_OK)
+	{
+		if (changed)
+			ereport(NOTICE,
+					(errmsg("no aggregate %s was made that folds events in a query", name),
+					 errdetail("The owner of the events table may not create it in schema %s.",
+							   get_namespace_name(schema))));
 		return;
 	}
 	initStringInfo(&state);
@@ -151,57 +159,58 @@ create(const Place *place, const char *step, Jsonb *initial_state, bool changed)
 		esrs_jsonb_append(&state, initial_state);
 	else
 		appendStringInfoString(&state, "{}");
-	esrs_spi_utility(psprintf("CREATE OR REPLACE AGGREGATE %s(%s)"
-							  " (SFUNC = %s, STYPE = pg_catalog.jsonb, INITCOND = %s)",
-							  qualified(place), arguments[place->nargs], step,
-							  quote_literal_cstr(state.data)));
+	run_as(owner, psprintf("CREATE OR REPLACE AGGREGATE %s(%s)"
+						   " (SFUNC = esrs.fold, STYPE = pg_catalog.jsonb, INITCOND = %s)",
+						   quote_qualified_identifier(get_namespace_name(schema), name),
+						   arguments[nargs], quote_literal_cstr(state.data)));
+}
+
+static void
+drop_one(const char *name, int nargs, Oid owner)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_ours(name, nargs, owner))
+	{
+		run_as(owner, psprintf("DROP AGGREGATE %s",
+							   format_procedure_qualified(lfirst_oid(lc))));
+	}
 }
 
 /*
  * Make the aggregates what they must be for these options; "old" are those of
- * before, or NULL.  An SPI connection is open; works as the current user.  Raises
- * 2BP01 if one must go that a view, for example, depends on.
+ * before, or NULL.  An SPI connection is open, and the current user may act as the
+ * table's owner.
  */
 void
 esrs_state_aggregate_update(Oid events, const char *name, const EsrsAggregateOptions *old,
 							const EsrsAggregateOptions *o)
 {
-	Oid			apply[2] = {o->functions[ESRS_CALLBACK_APPLY_EVENT],
-	old ? old->functions[ESRS_CALLBACK_APPLY_EVENT] : InvalidOid};
-	bool		changed = old == NULL || apply[0] != apply[1] ||
+	char	   *function = psprintf("%s_state", name);
+	bool		sql = o->callbacks[ESRS_CALLBACK_APPLY_EVENT] != NULL;
+	bool		changed = old == NULL ||
+	sql != (old->callbacks[ESRS_CALLBACK_APPLY_EVENT] != NULL) ||
 	(old->initial_state == NULL) != (o->initial_state == NULL) ||
 	(o->initial_state != NULL && !esrs_jsonb_equal(old->initial_state, o->initial_state));
-	Place		plain;
-	Place		versioned;
-
-	look(&plain, events, name, 1, apply);
-	look(&versioned, events, name, 2, apply);
-	if (OidIsValid(apply[0]) && !OidIsValid(o->functions[ESRS_CALLBACK_UPCAST]) &&
-		!OidIsValid(o->functions[ESRS_CALLBACK_TO_EVENT]))
-		create(&plain,
-			   quote_qualified_identifier(get_namespace_name(get_func_namespace(apply[0])),
-										  get_func_name(apply[0])),
-			   o->initial_state, changed);
-	else
-		drop(&plain);
-	if (OidIsValid(apply[0]))
-		create(&versioned, "esrs.fold", o->initial_state, changed);
-	else
-		drop(&versioned);
-}
-
-/* Drop them, as far as they are there.  An SPI connection is open. */
-void
-esrs_state_aggregate_drop(Oid events, const char *name, const EsrsAggregateOptions *o)
-{
-	const char *signature = o->callbacks[ESRS_CALLBACK_APPLY_EVENT];
-	Oid			apply[2] = {signature ? esrs_function_find(signature) : InvalidOid, InvalidOid};
 
 	for (int nargs = 1; nargs <= 2; nargs++)
 	{
-		Place		place;
-
-		look(&place, events, name, nargs, apply);
-		drop(&place);
+		if (sql)
+			update_one(events, function, nargs, o->initial_state, changed);
+		else
+			drop_one(function, nargs, table_owner(events));
 	}
+}
+
+/*
+ * Drop them, also if the table is gone already: then those of the current user.
+ * Raises 2BP01 if a view, for example, uses one.
+ */
+void
+esrs_state_aggregate_drop(Oid events, const char *name)
+{
+	char	   *function = psprintf("%s_state", name);
+
+	for (int nargs = 1; nargs <= 2; nargs++)
+		drop_one(function, nargs, table_owner(events));
 }

@@ -15,7 +15,7 @@
 extern void esrs_state_aggregate_update(Oid events, const char *name,
 										const EsrsAggregateOptions *old,
 										const EsrsAggregateOptions *o);
-extern void esrs_state_aggregate_drop(Oid events, const char *name,
-									  const EsrsAggregateOptions *o);
+extern void esrs_state_aggregate_drop(Oid events, const char *name);
+extern Oid	esrs_state_aggregate_transition(Oid function);
 
 #endif							/* ESRS_CATALOG_STATE_AGGREGATE_H */

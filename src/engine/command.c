@@ -516,7 +516,7 @@ esrs_command_delete(const char *aggregate, const pg_uuid_t *id, bool permanent)
 		if (instance->sequence_number > 0)
 			n = esrs_ledger_delete_events(agg, id);
 		if (agg->snapshot_every > 0)
-			esrs_snapshot_delete(agg->name, id);
+			esrs_snapshot_delete(agg, id);
 		if (n > 0 || permanent)
 		{
 			position = esrs_ledger_record_deletion(agg, id, command_time(instance),

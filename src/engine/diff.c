@@ -202,6 +202,8 @@ make_candidate(FunctionCallInfo fcinfo, EsrsAggregate *agg)
 		sql = true;
 		routine->has_version = true;
 		routine->event_version = PG_GETARG_INT32(5);
+		if (routine->event_version < 0)
+			refuse("option \"event_version\" must not be negative", NULL);
 	}
 	if (!sql)
 		refuse("esrs_diff() needs something that is to be different",

@@ -98,7 +98,7 @@ walk_event(EsrsRecord *record, void *arg)
 	before = MemoryContextSwitchTo(h->context);
 	h->event(h, record);
 	MemoryContextSwitchTo(before);
-	if (h->events % 1000 == 0)
+	if (h->events % 64 == 0)
 		tell(h);
 	return true;
 }
@@ -110,20 +110,38 @@ walk_event(EsrsRecord *record, void *arg)
 void
 esrs_history_walk(EsrsHistory *h)
 {
+	MemoryContext before = CurrentMemoryContext;
 	Portal		cursor;
-	bool		more = true;
+	volatile bool more = true;
 
 	h->next_notice = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), NOTICE_INTERVAL);
 	h->epoch = esrs_function_new_epoch();
 	esrs_spi_begin();
 	cursor = esrs_read_open(h->agg, h->snapshot);
-	while (more)
+	PG_TRY();
 	{
-		more = esrs_read_next(cursor, walk_event, h);
-		if (!more)
-			end_instance(h);
-		esrs_history_settle(h);
+		while (more)
+		{
+			more = esrs_read_next(cursor, walk_event, h);
+			if (!more)
+				end_instance(h);
+			esrs_history_settle(h);
+		}
 	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		/* the transaction knows nothing of our subtransaction */
+		if (!h->in_subtransaction)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(before);
+		error = CopyErrorData();
+		FlushErrorState();
+		esrs_history_settle(h);
+		ReThrowError(error);
+	}
+	PG_END_TRY();
 	SPI_cursor_close(cursor);
 	esrs_spi_end();
 }

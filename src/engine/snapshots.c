@@ -26,11 +26,18 @@ typedef struct Rebuild
 	EsrsHistory history;
 	EsrsInstance *instance;
 	int64		written;
+	int64		left;			/* code changed while they were folded */
 } Rebuild;
 
 static void
 begin_instance(EsrsHistory *h)
 {
+	/*
+	 * anything may have made it invalid, also what has to do with other
+	 * tables only
+	 */
+	if (!h->agg->valid)
+		h->agg = esrs_aggregate_lookup(h->agg->name);
 	((Rebuild *) h)->instance = esrs_state_new(h->call, h->agg, &h->id);
 }
 
@@ -47,9 +54,15 @@ static void
 write_snapshot(EsrsHistory *h)
 {
 	Rebuild    *r = (Rebuild *) h;
-	Jsonb	   *state = esrs_callback_state_json(h->call, &h->agg->routine, r->instance->state);
+	Jsonb	   *state;
 
-	r->written += esrs_state_store(h->call, r->instance, 0, state);
+	if (r->instance->sequence_number < h->agg->snapshot_every)
+		return;
+	state = esrs_callback_state_json(h->call, &h->agg->routine, r->instance->state);
+	if (esrs_state_store(h->call, r->instance, 0, state))
+		r->written++;
+	else
+		r->left++;
 }
 
 static void
@@ -58,6 +71,12 @@ rebuild(const char *name)
 	Rebuild    *r = palloc0(sizeof(Rebuild));
 	EsrsAggregate *agg = esrs_history_aggregate(name);
 
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("snapshots cannot be rebuilt at this isolation level"),
+				 errdetail("The transaction would store states of instances that are deleted already."),
+				 errhint("Use READ COMMITTED.")));
 	if (esrs_aggregate_fingerprint(agg) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -79,6 +98,9 @@ rebuild(const char *name)
 	ereport(NOTICE,
 			(errmsg("took snapshots of " INT64_FORMAT " of " INT64_FORMAT " instances of aggregate \"%s\"",
 					r->written, r->history.instances, name),
+			 r->left > 0 ?
+			 errdetail(INT64_FORMAT " others are too large, have gaps in their numbers, do not survive state_from_json, or functions changed while they were folded.",
+					   r->left) :
 			 r->written < r->history.instances ?
 			 errdetail("Those with fewer than %d events need none.", agg->snapshot_every) : 0));
 	pfree(r);

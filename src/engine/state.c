@@ -12,10 +12,13 @@
 
 #include "engine/state.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "base/errors.h"
 #include "base/jsonb_codec.h"
 #include "base/uuid.h"
+#include "catalog/namespace.h"
+#include "common/hashfn.h"
 #include "config.h"
 #include "engine/state_cache.h"
 #include "miscadmin.h"
@@ -25,6 +28,7 @@
 #include "store/snapshot.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -49,17 +53,41 @@ fold_event(EsrsRecord *record, void *arg)
 	{
 		fold->proving = false;
 		fold->disproved = record->sequence_number != instance->sequence_number ||
-			!esrs_uuid_equal(&record->id, &instance->last_id);
+			!esrs_uuid_equal(&record->id, &instance->last_id) ||
+			record->position != instance->last_position ||
+			(TransactionIdIsValid(instance->last_xmin) && record->xmin != instance->last_xmin);
+		instance->last_xmin = record->xmin;
 		return !fold->disproved;
 	}
 	if (record->occurred_on > fold->limit.occurred_on)
 		return false;
 	esrs_event_fold(fold->call, &instance->agg->routine, instance->state, record);
 	instance->folded++;
+
+	/* an event may still come into a gap, by the owner's hand */
+	if (record->sequence_number != instance->sequence_number + 1)
+		instance->keepable = false;
 	instance->sequence_number = record->sequence_number;
 	instance->last_id = record->id;
+	instance->last_position = record->position;
+	instance->last_xmin = record->xmin;
 	instance->last_occurred_on = Max(instance->last_occurred_on, record->occurred_on);
 	return true;
+}
+
+/* What makes a state that is folded now, by the current user. */
+void
+esrs_state_origin(EsrsAggregate *agg, EsrsOrigin *origin)
+{
+	memset(origin, 0, sizeof(*origin));
+	origin->meaning = agg->meaning;
+	origin->code_epoch = esrs_aggregate_code_epoch();
+	if (!esrs_aggregate_is_pinned(agg))
+	{
+		origin->role = GetUserId();
+		origin->search_path_hash = hash_bytes((const unsigned char *) namespace_search_path,
+											  strlen(namespace_search_path));
+	}
 }
 
 static EsrsInstance *
@@ -70,6 +98,7 @@ new_instance(EsrsAggregate *agg, const pg_uuid_t *id)
 	instance->agg = agg;
 	instance->id = *id;
 	instance->last_occurred_on = DT_NOBEGIN;
+	esrs_state_origin(agg, &instance->origin);
 	return instance;
 }
 
@@ -96,6 +125,62 @@ may_see_all(EsrsAggregate *agg)
 		check_enable_rls(agg->events, InvalidOid, true) != RLS_ENABLED;
 }
 
+/*
+ * What is folded from an old snapshot may be what was changed on purpose since: is
+ * the history that the snapshot sees surely that of now?
+ */
+static bool
+sees_history(EsrsAggregate *agg, Snapshot snapshot)
+{
+	return !IsolationUsesXactSnapshot() || !TransactionIdIsValid(agg->stamp.newest) ||
+		TransactionIdPrecedes(agg->stamp.newest, snapshot->xmin);
+}
+
+/*
+ * A state from its JSON, in the current context; NULL if state_from_json raised
+ * something: there are still the events to fold.
+ */
+static EsrsState *
+restore(EsrsCall *call, EsrsAggregate *agg, Jsonb *json)
+{
+	MemoryContext before = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	EsrsState  *volatile state = NULL;
+
+	if (agg->routine.kind == ESRS_KIND_SQL || agg->routine.c.state_from_json == NULL ||
+		IsInParallelMode())
+		return esrs_callback_restore_state(call, &agg->routine, json, before);
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(before);
+	PG_TRY();
+	{
+		state = esrs_callback_restore_state(call, &agg->routine, json, before);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		int			category;
+
+		MemoryContextSwitchTo(before);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(before);
+		CurrentResourceOwner = owner;
+		category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+		if (category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+			category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
+			ReThrowError(error);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(before);
+	CurrentResourceOwner = owner;
+	esrs_call_reset(call);
+	return state;
+}
+
 /* Begin with the instance's snapshot, if there is one that serves the limit. */
 static bool
 begin_with_snapshot(EsrsCall *call, EsrsInstance *instance, EsrsLoadLimit limit,
@@ -105,19 +190,27 @@ begin_with_snapshot(EsrsCall *call, EsrsInstance *instance, EsrsLoadLimit limit,
 	EsrsSnapshot found;
 
 	if (agg->snapshot_every == 0 || esrs_aggregate_fingerprint(agg) == NULL ||
-		agg->fingerprint_epoch != instance->code_epoch ||
+		agg->fingerprint_epoch != instance->origin.code_epoch ||
 		!esrs_callback_can_restore(&agg->routine) ||
 		esrs_snapshot_find(agg, &instance->id, snapshot, &found) != ESRS_SNAPSHOT_OK ||
 		found.sequence_number > limit.sequence_number ||
 		found.occurred_on > limit.occurred_on || !fits_in_snapshot(found.state))
 		return false;
-	instance->state = esrs_callback_restore_state(call, &agg->routine, found.state,
-												  CurrentMemoryContext);
+	instance->state = restore(call, agg, found.state);
+	if (instance->state == NULL)
+		return false;
 	esrs_call_reset(call);
 	instance->sequence_number = found.sequence_number;
 	instance->last_id = found.event_id;
+	instance->last_position = found.position;
 	instance->last_occurred_on = found.occurred_on;
 	return true;
+}
+
+static bool
+is_newest(EsrsLoadLimit limit)
+{
+	return limit.sequence_number == PG_INT32_MAX && TIMESTAMP_IS_NOEND(limit.occurred_on);
 }
 
 /*
@@ -134,14 +227,15 @@ go_on(EsrsCall *call, EsrsInstance *instance, EsrsLoadLimit limit, Snapshot snap
 	esrs_read_instance(instance->agg, &instance->id, instance->sequence_number,
 					   limit.sequence_number, snapshot, as_owner, fold_event, &fold);
 	if (!fold.proving && !fold.disproved &&
-		instance->code_epoch == esrs_aggregate_code_epoch())
+		instance->origin.code_epoch == esrs_aggregate_code_epoch())
 		return true;
 	MemoryContextDelete(instance->state->context);
 	*instance = (EsrsInstance)
 	{
-		.agg = instance->agg,.id = instance->id,.keepable = instance->keepable,.last_occurred_on = DT_NOBEGIN,
-			.code_epoch = esrs_aggregate_code_epoch()
+		.agg = instance->agg,.id = instance->id,.keepable = is_newest(limit),
+			.last_occurred_on = DT_NOBEGIN
 	};
+	esrs_state_origin(instance->agg, &instance->origin);
 	return false;
 }
 
@@ -158,13 +252,11 @@ esrs_state_load(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id,
 {
 	EsrsInstance *instance = new_instance(agg, id);
 	Fold		fold = {.call = call,.instance = instance,.limit = limit};
-	bool		newest = limit.sequence_number == PG_INT32_MAX && TIMESTAMP_IS_NOEND(limit.occurred_on);
 
-	instance->code_epoch = esrs_aggregate_code_epoch();
-	if (agg->unchanging && (as_owner || may_see_all(agg)))
+	if (agg->unchanging && sees_history(agg, snapshot) && (as_owner || may_see_all(agg)))
 	{
-		instance->keepable = newest;
-		if (newest && esrs_state_cache_take(instance) &&
+		instance->keepable = is_newest(limit);
+		if (instance->keepable && esrs_state_cache_take(instance) &&
 			go_on(call, instance, limit, snapshot, as_owner))
 			return instance;
 		if (begin_with_snapshot(call, instance, limit, snapshot) &&
@@ -207,16 +299,18 @@ survives(EsrsCall *call, EsrsInstance *instance, Jsonb *state)
 
 	if (agg->routine.kind != ESRS_KIND_C || agg->routine.c.state_to_json == NULL)
 		return true;
-	copy = esrs_callback_restore_state(call, &agg->routine, state, CurrentMemoryContext);
-	same = esrs_jsonb_equal(esrs_callback_state_json(call, &agg->routine, copy), state);
-	MemoryContextDelete(copy->context);
+	copy = restore(call, agg, state);
+	same = copy != NULL &&
+		esrs_jsonb_equal(esrs_callback_state_json(call, &agg->routine, copy), state);
+	if (copy != NULL)
+		MemoryContextDelete(copy->context);
 	esrs_call_reset(call);
 	if (!same)
 		ereport(WARNING,
 				(errcode(ESRS_ERRCODE_BAD_CALLBACK),
 				 errmsg("no snapshot was taken of instance %s of aggregate \"%s\"",
 						esrs_uuid_text(&instance->id), agg->name),
-				 errdetail("What %s makes of the state's JSON is another state.", "state_from_json")));
+				 errdetail("What %s makes of the state's JSON is another state, or an error.", "state_from_json")));
 	return same;
 }
 
@@ -232,19 +326,22 @@ esrs_state_store(EsrsCall *call, EsrsInstance *instance, int32 before, Jsonb *st
 	EsrsAggregate *agg = instance->agg;
 	EsrsSnapshot s;
 
-	if (agg->snapshot_every == 0 || instance->sequence_number == before)
+	if (agg->snapshot_every == 0 || instance->sequence_number == before || !instance->keepable)
 		return false;
 	if (instance->sequence_number / agg->snapshot_every == before / agg->snapshot_every &&
 		instance->folded < agg->snapshot_every)
 		return false;
-	if (esrs_aggregate_fingerprint(agg) == NULL || !agg->valid ||
-		agg->fingerprint_epoch != instance->code_epoch ||
+	if (!agg->valid)
+		agg = esrs_aggregate_lookup(agg->name);
+	if (agg->meaning != instance->origin.meaning || esrs_aggregate_fingerprint(agg) == NULL ||
+		agg->fingerprint_epoch != instance->origin.code_epoch ||
 		!esrs_callback_can_restore(&agg->routine) || !fits_in_snapshot(state) ||
 		!survives(call, instance, state) || !esrs_snapshot_lock(agg, ShareLock, false))
 		return false;
 	s.aggregate_id = instance->id;
 	s.sequence_number = instance->sequence_number;
 	s.event_id = instance->last_id;
+	s.position = instance->last_position;
 	s.occurred_on = instance->last_occurred_on;
 	s.state = state;
 	esrs_snapshot_write(agg, &s);
@@ -257,7 +354,7 @@ esrs_state_new(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id)
 {
 	EsrsInstance *instance = new_instance(agg, id);
 
-	instance->code_epoch = esrs_aggregate_code_epoch();
+	instance->keepable = true;
 	instance->state = esrs_callback_init_state(call, &agg->routine, CurrentMemoryContext);
 	esrs_call_reset(call);
 	return instance;

@@ -14,18 +14,29 @@
 #include "user/event.h"
 #include "utils/snapshot.h"
 
+/* What made a state. */
+typedef struct EsrsOrigin
+{
+	uint64		meaning;		/* see EsrsAggregate */
+	uint64		code_epoch;
+	Oid			role;			/* InvalidOid: does not matter */
+	uint32		search_path_hash;
+} EsrsOrigin;
+
 typedef struct EsrsInstance
 {
 	EsrsAggregate *agg;
 	pg_uuid_t	id;
 	EsrsState  *state;			/* NULL: was not loaded */
-	bool		keepable;		/* all events were folded, whoever asks */
-	uint64		code_epoch;		/* of the code that folded it */
+	bool		keepable;		/* all events were folded, without a gap */
+	EsrsOrigin	origin;			/* of the state */
 	int32		folded;			/* how many events loading it has taken */
 
 	/* the newest event; number 0 if there is none */
 	int32		sequence_number;
 	pg_uuid_t	last_id;
+	int64		last_position;	/* which no sequence gives twice */
+	TransactionId last_xmin;	/* or InvalidTransactionId: not known */
 	TimestampTz last_occurred_on;	/* the latest so far */
 } EsrsInstance;
 
@@ -43,6 +54,7 @@ extern EsrsInstance *esrs_state_load(EsrsCall *call, EsrsAggregate *agg, const p
 extern EsrsInstance *esrs_state_peek(EsrsAggregate *agg, const pg_uuid_t *id,
 									 Snapshot snapshot);
 extern void esrs_state_advance(EsrsCall *call, EsrsInstance *instance, List *records);
+extern void esrs_state_origin(EsrsAggregate *agg, EsrsOrigin *origin);
 extern EsrsInstance *esrs_state_new(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id);
 extern void esrs_state_keep(EsrsInstance *instance);
 extern bool esrs_state_store(EsrsCall *call, EsrsInstance *instance, int32 before,

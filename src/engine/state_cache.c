@@ -21,11 +21,8 @@
 
 #include "engine/state_cache.h"
 
-#include "catalog/namespace.h"
-#include "common/hashfn.h"
 #include "config.h"
 #include "lib/ilist.h"
-#include "miscadmin.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -35,24 +32,17 @@ typedef struct Key
 	pg_uuid_t	id;
 } Key;
 
-/* What made the state. */
-typedef struct Origin
-{
-	uint64		meaning;
-	uint64		code_epoch;
-	Oid			role;			/* InvalidOid: does not matter */
-	uint32		search_path_hash;
-} Origin;
-
 typedef struct Entry
 {
 	Key			key;
-	Origin		origin;
+	EsrsOrigin	origin;
 	dlist_node	by_age;
 	Size		size;
 	EsrsState  *state;
 	int32		sequence_number;
 	pg_uuid_t	last_id;
+	int64		last_position;
+	TransactionId last_xmin;
 	TimestampTz last_occurred_on;
 } Entry;
 
@@ -70,23 +60,6 @@ key_of(EsrsInstance *instance)
 	key.events = instance->agg->events;
 	key.id = instance->id;
 	return key;
-}
-
-static Origin
-origin_now(EsrsAggregate *agg)
-{
-	Origin		origin;
-
-	memset(&origin, 0, sizeof(origin));
-	origin.meaning = agg->meaning;
-	origin.code_epoch = esrs_aggregate_code_epoch();
-	if (!agg->pinned)
-	{
-		origin.role = GetUserId();
-		origin.search_path_hash = hash_bytes((const unsigned char *) namespace_search_path,
-											 strlen(namespace_search_path));
-	}
-	return origin;
 }
 
 /* Forget an entry; its state is the caller's. */
@@ -139,7 +112,6 @@ bool
 esrs_state_cache_take(EsrsInstance *instance)
 {
 	Key			key = key_of(instance);
-	Origin		origin;
 	Entry	   *entry;
 	EsrsState  *state;
 
@@ -149,9 +121,8 @@ esrs_state_cache_take(EsrsInstance *instance)
 	entry = hash_search(cache, &key, HASH_FIND, NULL);
 	if (entry == NULL)
 		return false;
-	origin = origin_now(instance->agg);
 	state = entry->state;
-	if (!instance->agg->unchanging || memcmp(&entry->origin, &origin, sizeof(origin)) != 0)
+	if (!instance->agg->unchanging || memcmp(&entry->origin, &instance->origin, sizeof(EsrsOrigin)) != 0)
 	{
 		forget(entry);
 		MemoryContextDelete(state->context);
@@ -159,6 +130,8 @@ esrs_state_cache_take(EsrsInstance *instance)
 	}
 	instance->sequence_number = entry->sequence_number;
 	instance->last_id = entry->last_id;
+	instance->last_position = entry->last_position;
+	instance->last_xmin = entry->last_xmin;
 	instance->last_occurred_on = entry->last_occurred_on;
 	forget(entry);
 	MemoryContextSetParent(state->context, CurrentMemoryContext);
@@ -181,9 +154,11 @@ esrs_state_cache_put(EsrsInstance *instance)
 
 	if (instance->state == NULL || instance->sequence_number == 0 ||
 		agg->routine.kind == ESRS_KIND_STORE || !agg->unchanging || !agg->valid ||
-		instance->code_epoch != esrs_aggregate_code_epoch())
+		instance->origin.code_epoch != esrs_aggregate_code_epoch())
 		return;
 	size = sizeof(Entry) + esrs_callback_state_size(instance->state);
+	if (cache != NULL)
+		shrink(limit());
 	if (size > limit())
 		return;
 	if (cache == NULL)
@@ -196,10 +171,12 @@ esrs_state_cache_put(EsrsInstance *instance)
 		dlist_delete(&entry->by_age);
 		MemoryContextDelete(entry->state->context);
 	}
-	entry->origin = origin_now(agg);
+	entry->origin = instance->origin;
 	entry->state = instance->state;
 	entry->sequence_number = instance->sequence_number;
 	entry->last_id = instance->last_id;
+	entry->last_position = instance->last_position;
+	entry->last_xmin = instance->last_xmin;
 	entry->last_occurred_on = instance->last_occurred_on;
 	entry->size = size;
 	dlist_push_head(&by_age, &entry->by_age);

@@ -12,11 +12,10 @@
 
 #include "engine/states.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "base/jsonb_codec.h"
 #include "catalog/datum.h"
-#include "catalog/pg_aggregate.h"
+#include "catalog/state_aggregate.h"
 #include "compat.h"
 #include "engine/arguments.h"
 #include "engine/history.h"
@@ -24,11 +23,11 @@
 #include "nodes/execnodes.h"
 #include "nodes/primnodes.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(esrs_states);
@@ -146,9 +145,20 @@ check_functions(EsrsAggregate *agg)
 	}
 }
 
+static void
+not_together(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("states of two aggregates cannot be folded side by side"),
+			 errdetail("PostgreSQL does not tell their steps apart."),
+			 errhint("Fold each in a subquery of its own.")));
+}
+
 /*
  * The SQL aggregate of which a call of esrs.fold() is a part, or InvalidOid.  In a
- * window PostgreSQL does not tell which of its functions is being stepped.
+ * window PostgreSQL does not tell which of its functions is being stepped; and it
+ * shares the steps of aggregates that look alike.
  */
 static Oid
 calling_aggregate(FunctionCallInfo fcinfo)
@@ -158,30 +168,31 @@ calling_aggregate(FunctionCallInfo fcinfo)
 	ListCell   *lc;
 
 	if (aggref != NULL)
+	{
+		if (AggStateIsShared(fcinfo))
+			not_together();
 		return aggref->aggfnoid;
+	}
 	if (AggCheckCallContext(fcinfo, NULL) != AGG_CONTEXT_WINDOW)
 		return InvalidOid;
 	foreach(lc, ((WindowAggState *) fcinfo->context)->funcs)
 	{
 		Oid			function = ((WindowFuncExprState *) lfirst(lc))->wfunc->winfnoid;
-		HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(function));
-		bool		ours = HeapTupleIsValid(tuple) &&
-		((Form_pg_aggregate) GETSTRUCT(tuple))->aggtransfn == fcinfo->flinfo->fn_oid;
 
-		if (HeapTupleIsValid(tuple))
-			ReleaseSysCache(tuple);
-		if (ours && OidIsValid(found) && found != function)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("two aggregates cannot be folded in one window"),
-					 errhint("Fold each in a subquery of its own.")));
-		if (ours)
-			found = function;
+		if (esrs_state_aggregate_transition(function) != fcinfo->flinfo->fn_oid)
+			continue;
+		if (OidIsValid(found) && found != function)
+			not_together();
+		found = function;
 	}
 	return found;
 }
 
-/* The aggregate <name>_state of which this call is a part tells the name. */
+/*
+ * The aggregate <name>_state of which this call is a part tells the name.  It must
+ * be the one of the owner of the events table: else whoever registers that name
+ * could have his functions called in the queries of others.
+ */
 static Folding *
 begin_folding(FunctionCallInfo fcinfo)
 {
@@ -190,6 +201,7 @@ begin_folding(FunctionCallInfo fcinfo)
 	char	   *function = OidIsValid(aggregate) ? get_func_name(aggregate) : NULL;
 	size_t		length = function ? strlen(function) : 0;
 	size_t		suffix = strlen(STATE_SUFFIX);
+	EsrsAggregate *agg;
 	MemoryContext before;
 	Folding    *folding;
 
@@ -199,23 +211,40 @@ begin_folding(FunctionCallInfo fcinfo)
 				 errmsg("function %s works only as a part of the aggregate <name>%s",
 						"esrs.fold", STATE_SUFFIX)));
 	function[length - suffix] = '\0';
-	check_functions(esrs_aggregate_lookup(function));
+	agg = esrs_aggregate_lookup(function);
+	if (esrs_function_owner(aggregate) != agg->owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("function %s does not belong to the owner of table %s",
+						format_procedure(aggregate), agg->table),
+				 errhint("ALTER AGGREGATE ... OWNER TO %s; or drop it, and call esrs_alter_aggregate('%s', '{}').",
+						 quote_identifier(GetUserNameFromId(agg->owner, false)), agg->name)));
+	if (PG_NARGS() == 2 && OidIsValid(agg->routine.functions[ESRS_CALLBACK_UPCAST].oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("payloads of aggregate \"%s\" are upcast by their version", agg->name),
+				 errhint("Use %s%s(payload, version).", agg->name, STATE_SUFFIX)));
+	check_functions(agg);
 	before = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	folding = palloc0(sizeof(Folding));
-	strlcpy(folding->name, function, NAMEDATALEN);
+	strlcpy(folding->name, agg->name, NAMEDATALEN);
 	folding->call = esrs_call_begin(folding->name, &no_id, GetCurrentTimestamp(), NULL);
 	MemoryContextSwitchTo(before);
 	fcinfo->flinfo->fn_extra = folding;
 	return folding;
 }
 
-/* esrs.fold(state, payload, version) returns jsonb: one step of <name>_state */
+/*
+ * esrs.fold(state, payload) and esrs.fold(state, payload, version) return jsonb: one
+ * step of <name>_state
+ */
 Datum
 esrs_fold(PG_FUNCTION_ARGS)
 {
 	Folding    *folding = (Folding *) fcinfo->flinfo->fn_extra;
 	EsrsAggregate *agg;
-	EsrsEvent	event = {.version = PG_ARGISNULL(2) ? ESRS_NO_VERSION : PG_GETARG_INT32(2)};
+	EsrsEvent	event = {.version = PG_NARGS() < 3 || PG_ARGISNULL(2) ?
+	ESRS_NO_VERSION : PG_GETARG_INT32(2)};
 	EsrsState  *state;
 
 	if (folding == NULL)

@@ -228,7 +228,8 @@ prove_snapshot(Verify *v, const EsrsRecord *record)
 		v->error = esrs_history_json(h, &h->agg->routine, v->state, &state);
 	if (v->error != NULL)
 		return;
-	if (!esrs_uuid_equal(&record->id, &v->snapshot.event_id))
+	if (!esrs_uuid_equal(&record->id, &v->snapshot.event_id) ||
+		record->position != v->snapshot.position)
 		report(v, "warning", &h->id, record->sequence_number,
 			   "the snapshot names another event with this number", "It is not used.");
 	else if (!esrs_jsonb_equal(state, v->snapshot.state))

@@ -17,6 +17,7 @@
 
 #include "store/append.h"
 
+#include "access/xact.h"
 #include "base/security.h"
 #include "base/spi.h"
 #include "base/uuid.h"
@@ -82,6 +83,7 @@ insert_record(EsrsAggregate *agg, SPIPlanPtr plan, EsrsRecord *record)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("event was not stored in table %s", agg->table),
 				 errdetail("A trigger or a rule on the table suppressed the insertion.")));
+	record->xmin = GetCurrentTransactionId();
 }
 
 /*

@@ -30,9 +30,11 @@
 #include "utils/timestamp.h"
 
 #define PORTION			500
-#define PORTION_TEXT	"500"
 
-/* The event in a row whose first columns are ESRS_READ_COLUMNS; it borrows from it. */
+/*
+ * The event in a row whose first columns are ESRS_READ_COLUMNS, and a ninth one its
+ * xmin; it borrows from the row.
+ */
 void
 esrs_read_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc)
 {
@@ -64,6 +66,8 @@ esrs_read_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc)
 	record->position = DatumGetInt64(SPI_getbinval(tuple, desc, 7, &isnull));
 	value = SPI_getbinval(tuple, desc, 8, &isnull);
 	record->metadata = isnull ? NULL : DatumGetJsonbP(value);
+	record->xmin = desc->natts < 9 ? InvalidTransactionId :
+		DatumGetTransactionId(SPI_getbinval(tuple, desc, 9, &isnull));
 }
 
 /*
@@ -83,7 +87,7 @@ select_as(EsrsAggregate *agg, EsrsPlan which, const char *query, int nargs, Oid 
 		esrs_security_become(&before, agg->owner);
 	if (*plan == NULL)
 		*plan = esrs_spi_prepare(psprintf(query, agg->table), nargs, types);
-	n = esrs_spi_select_at(*plan, values, NULL, snapshot);
+	n = esrs_spi_select_first(*plan, values, NULL, snapshot, PORTION);
 	if (as_owner)
 		esrs_security_restore(&before);
 	return n;
@@ -134,11 +138,11 @@ esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to
 		int32		last = from;
 
 		values[1] = Int32GetDatum(from);
-		n = select_as(agg, plan, "SELECT " ESRS_READ_COLUMNS " FROM %s"
+		n = select_as(agg, plan, "SELECT " ESRS_READ_COLUMNS ", xmin FROM %s"
 					  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
 					  " AND sequence_number OPERATOR(pg_catalog.>=) $2"
 					  " AND sequence_number OPERATOR(pg_catalog.<=) $3"
-					  " ORDER BY sequence_number LIMIT " PORTION_TEXT,
+					  " ORDER BY sequence_number",
 					  3, types, values, snapshot);
 		if (!deliver(n, row_context, reader, arg, &last) || n < PORTION || last == to)
 			break;

@@ -18,6 +18,7 @@
 
 #include "store/snapshot.h"
 
+#include "access/xact.h"
 #include "base/jsonb_codec.h"
 #include "base/security.h"
 #include "base/spi.h"
@@ -26,6 +27,7 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "store/append.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -48,7 +50,7 @@ keep(SPIPlanPtr *plan, const char *query, int nargs, Oid *types)
 static int64
 checksum(const EsrsSnapshot *s, const uint8 *fingerprint)
 {
-	int64		numbers[] = {s->sequence_number, s->occurred_on};
+	int64		numbers[] = {s->sequence_number, s->position, s->occurred_on};
 	uint64		hash;
 
 	hash = hash_bytes_extended(fingerprint, ESRS_FINGERPRINT_LENGTH, 0);
@@ -78,7 +80,7 @@ esrs_snapshot_find(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 	esrs_spi_begin();
 	if (esrs_spi_select_at(keep(&find_plan,
 								"SELECT sequence_number, event_id, occurred_on, fingerprint,"
-								" checksum, state FROM esrs.snapshots"
+								" checksum, state, position FROM esrs.snapshots"
 								" WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
 								" AND aggregate OPERATOR(pg_catalog.=) $2", 2, types),
 						   values, NULL, snapshot) > 0)
@@ -89,6 +91,7 @@ esrs_snapshot_find(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 		result->sequence_number = DatumGetInt32(esrs_spi_column(0, 1, &isnull));
 		result->event_id = *DatumGetUUIDP(esrs_spi_column(0, 2, &isnull));
 		result->occurred_on = DatumGetTimestampTz(esrs_spi_column(0, 3, &isnull));
+		result->position = DatumGetInt64(esrs_spi_column(0, 7, &isnull));
 		result->state = esrs_jsonb_copy(DatumGetJsonbP(esrs_spi_column(0, 6, &isnull)));
 		if (VARSIZE_ANY_EXHDR(made_by) != ESRS_FINGERPRINT_LENGTH ||
 			memcmp(VARDATA_ANY(made_by), fingerprint, ESRS_FINGERPRINT_LENGTH) != 0)
@@ -111,10 +114,10 @@ void
 esrs_snapshot_write(EsrsAggregate *agg, const EsrsSnapshot *s)
 {
 	const uint8 *fingerprint = esrs_aggregate_fingerprint(agg);
-	Oid			types[8] = {UUIDOID, TEXTOID, INT4OID, UUIDOID, TIMESTAMPTZOID, BYTEAOID,
-	INT8OID, JSONBOID};
+	Oid			types[9] = {UUIDOID, TEXTOID, INT4OID, UUIDOID, TIMESTAMPTZOID, BYTEAOID,
+	INT8OID, JSONBOID, INT8OID};
 	bytea	   *made_by = palloc(VARHDRSZ + ESRS_FINGERPRINT_LENGTH);
-	Datum		values[8];
+	Datum		values[9];
 	EsrsIdentity before;
 
 	Assert(fingerprint != NULL);
@@ -128,37 +131,49 @@ esrs_snapshot_write(EsrsAggregate *agg, const EsrsSnapshot *s)
 	values[5] = PointerGetDatum(made_by);
 	values[6] = Int64GetDatum(checksum(s, fingerprint));
 	values[7] = JsonbPGetDatum(s->state);
+	values[8] = Int64GetDatum(s->position);
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	(void) esrs_spi_execute(keep(&write_plan,
 								 "INSERT INTO esrs.snapshots AS s (aggregate_id, aggregate,"
-								 " sequence_number, event_id, occurred_on, fingerprint, checksum, state)"
-								 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+								 " sequence_number, event_id, occurred_on, fingerprint, checksum, state, position)"
+								 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 								 " ON CONFLICT (aggregate_id, aggregate) DO UPDATE SET"
 								 " sequence_number = excluded.sequence_number,"
-								 " event_id = excluded.event_id, occurred_on = excluded.occurred_on,"
+								 " event_id = excluded.event_id, position = excluded.position,"
+								 " occurred_on = excluded.occurred_on,"
 								 " fingerprint = excluded.fingerprint, checksum = excluded.checksum,"
-								 " state = excluded.state", 8, types),
+								 " state = excluded.state", 9, types),
 							values, NULL, SPI_OK_INSERT);
 	esrs_spi_end();
 	esrs_security_restore(&before);
 }
 
-/* Delete the snapshot of an instance. */
+/*
+ * Delete the snapshot of an instance, which is locked, as are those who make
+ * snapshots anew.  Raises 40001 if there is one that the transaction's snapshot is
+ * too old to see: it must not outlive its instance.
+ */
 void
-esrs_snapshot_delete(const char *aggregate, const pg_uuid_t *id)
+esrs_snapshot_delete(EsrsAggregate *agg, const pg_uuid_t *id)
 {
 	Oid			types[2] = {TEXTOID, UUIDOID};
-	Datum		values[2] = {CStringGetTextDatum(aggregate), UUIDPGetDatum(id)};
+	Datum		values[2] = {CStringGetTextDatum(agg->name), UUIDPGetDatum(id)};
 	EsrsIdentity before;
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	(void) esrs_spi_execute(keep(&delete_plan,
-								 "DELETE FROM esrs.snapshots"
-								 " WHERE aggregate OPERATOR(pg_catalog.=) $1"
-								 " AND aggregate_id OPERATOR(pg_catalog.=) $2", 2, types),
-							values, NULL, SPI_OK_DELETE);
+	if (esrs_spi_execute(keep(&delete_plan,
+							  "DELETE FROM esrs.snapshots"
+							  " WHERE aggregate OPERATOR(pg_catalog.=) $1"
+							  " AND aggregate_id OPERATOR(pg_catalog.=) $2", 2, types),
+						 values, NULL, SPI_OK_DELETE) == 0 &&
+		IsolationUsesXactSnapshot() &&
+		esrs_spi_select_latest("SELECT 1 FROM esrs.snapshots"
+							   " WHERE aggregate OPERATOR(pg_catalog.=) $1"
+							   " AND aggregate_id OPERATOR(pg_catalog.=) $2",
+							   2, types, values) > 0)
+		esrs_append_lost_race(agg, id);
 	esrs_spi_end();
 	esrs_security_restore(&before);
 }

@@ -19,6 +19,7 @@ typedef struct EsrsSnapshot
 	pg_uuid_t	aggregate_id;
 	int32		sequence_number;
 	pg_uuid_t	event_id;
+	int64		position;		/* of that event */
 	TimestampTz occurred_on;	/* the latest of all events so far */
 	Jsonb	   *state;
 } EsrsSnapshot;
@@ -35,7 +36,7 @@ typedef enum EsrsSnapshotCondition
 extern EsrsSnapshotCondition esrs_snapshot_find(EsrsAggregate *agg, const pg_uuid_t *id,
 												Snapshot snapshot, EsrsSnapshot *result);
 extern void esrs_snapshot_write(EsrsAggregate *agg, const EsrsSnapshot *snapshot);
-extern void esrs_snapshot_delete(const char *aggregate, const pg_uuid_t *id);
+extern void esrs_snapshot_delete(EsrsAggregate *agg, const pg_uuid_t *id);
 extern bool esrs_snapshot_lock(EsrsAggregate *agg, LOCKMODE mode, bool wait);
 
 #endif							/* ESRS_STORE_SNAPSHOT_H */

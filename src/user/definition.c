@@ -22,9 +22,6 @@
 #include "user/definition.h"
 
 #include <ctype.h>
-#include <elf.h>
-#include <link.h>
-#include <sys/stat.h>
 
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -33,6 +30,8 @@
 #include "base/jsonb_codec.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_aggregate.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_operator.h"
@@ -44,12 +43,14 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "parser/scansup.h"
+#include "user/library.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 /* Of a change in what goes into the fingerprint. */
 #define FINGERPRINT_FORMAT	1
@@ -61,60 +62,6 @@ typedef struct Closure
 	int			n;
 	int			size;
 } Closure;
-
-/* ------------------------------------------------------------------------
- * Pinned functions
- * ------------------------------------------------------------------------
- */
-
-/*
- * Does a function mean the same whatever the caller's search_path is?  One in
- * C does, one with a body that was parsed at creation, and one that sets it.
- */
-bool
-esrs_definition_is_pinned(Oid function)
-{
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Form_pg_proc proc;
-	bool		isnull;
-	Datum		config;
-	bool		pinned;
-
-	if (!HeapTupleIsValid(tuple))
-		return true;
-	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	pinned = proc->prolang == ClanguageId || proc->prolang == INTERNALlanguageId;
-	(void) SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosqlbody, &isnull);
-	pinned |= !isnull;
-	config = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proconfig, &isnull);
-	if (!isnull)
-	{
-		Datum	   *settings;
-		int			n;
-
-		deconstruct_array(DatumGetArrayTypeP(config), TEXTOID, -1, false, TYPALIGN_INT,
-						  &settings, NULL, &n);
-		for (int i = 0; i < n; i++)
-			pinned |= strncmp(TextDatumGetCString(settings[i]), "search_path=", 12) == 0;
-	}
-	ReleaseSysCache(tuple);
-	return pinned;
-}
-
-/* Are all callbacks that make a state pinned? */
-bool
-esrs_definition_all_pinned(const EsrsRoutine *routine)
-{
-	static const EsrsCallback folding[] = {
-		ESRS_CALLBACK_APPLY_EVENT, ESRS_CALLBACK_UPCAST, ESRS_CALLBACK_TO_EVENT
-	};
-
-	for (int i = 0; i < lengthof(folding); i++)
-		if (OidIsValid(routine->functions[folding[i]].oid) &&
-			!esrs_definition_is_pinned(routine->functions[folding[i]].oid))
-			return false;
-	return true;
-}
 
 /* ------------------------------------------------------------------------
  * The functions that count
@@ -145,17 +92,60 @@ add_named(Closure *closure, const char *name)
 	CatCList   *list = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(name));
 
 	for (int i = 0; i < list->n_members; i++)
-		add_function(closure, ((Form_pg_proc) GETSTRUCT(&list->members[i]->tuple))->oid);
+	{
+		Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(&list->members[i]->tuple);
+
+		/* temporary functions are found with their schema's name only */
+		if (!isAnyTempNamespace(proc->pronamespace))
+			add_function(closure, proc->oid);
+	}
 	ReleaseCatCacheList(list);
+}
+
+static bool
+begins_identifier(unsigned char c)
+{
+	return isalpha(c) || c == '_' || IS_HIGHBIT_SET(c);
 }
 
 static bool
 is_identifier_char(unsigned char c)
 {
-	return isalnum(c) || c == '_' || c == '$' || IS_HIGHBIT_SET(c);
+	return begins_identifier(c) || isdigit(c) || c == '$';
 }
 
-/* Add what a source in text may mean by its words. */
+/*
+ * Add the functions that a word may mean: as it stands, as in quotes, and in
+ * lower case; cut to the length of a name, as PostgreSQL does.
+ */
+static void
+add_word(Closure *closure, char *word)
+{
+	truncate_identifier(word, strlen(word), false);
+	add_named(closure, word);
+	add_named(closure, downcase_identifier(word, strlen(word), false, false));
+}
+
+/* Add the name in quotes that begins here; it may hold anything. */
+static void
+add_quoted(Closure *closure, const char *p)
+{
+	StringInfoData name;
+
+	initStringInfo(&name);
+	for (p++; *p != '\0'; p++)
+	{
+		if (*p == '"' && *++p != '"')
+			break;
+		appendStringInfoChar(&name, *p);
+	}
+	add_word(closure, name.data);
+}
+
+/*
+ * Add what a source in text may mean by its words.  A $ may belong to a name or
+ * to the quotes of a string, so what is on its two sides counts, too.
+ */
 static void
 add_words(Closure *closure, const char *source)
 {
@@ -166,27 +156,30 @@ add_words(Closure *closure, const char *source)
 		const char *begin = p;
 
 		CHECK_FOR_INTERRUPTS();
-		if (is_identifier_char(*p))
+		if (*p == '"')
+		{
+			/*
+			 * in a string or a comment a quote may stand alone: go on behind
+			 * it
+			 */
+			add_quoted(closure, p++);
+		}
+		else if (begins_identifier(*p))
 		{
 			while (is_identifier_char(*p))
 				p++;
-			if (p - begin < NAMEDATALEN && !isdigit((unsigned char) *begin))
+			add_word(closure, pnstrdup(begin, p - begin));
+			for (const char *part = begin; part < p; part++)
 			{
-				char	   *word = pnstrdup(begin, p - begin);
+				const char *end = part;
 
-				/* as it stands for one in quotes, in lower case for others */
-				add_named(closure, word);
-				add_named(closure, downcase_identifier(word, p - begin, false, false));
+				if (part > begin && part[-1] != '$')
+					continue;
+				while (end < p && *end != '$')
+					end++;
+				if (end > part && (part > begin || end < p) && begins_identifier(*part))
+					add_word(closure, pnstrdup(part, end - part));
 			}
-		}
-		else if (*p == '"')
-		{
-			/* a quoted name may hold anything */
-			const char *end = strchr(p + 1, '"');
-
-			p++;
-			if (end != NULL && end > p && end - p < NAMEDATALEN)
-				add_named(closure, pnstrdup(p, end - p));
 		}
 		else
 			p++;
@@ -254,149 +247,111 @@ digest_column(pg_cryptohash_ctx *hash, HeapTuple tuple, AttrNumber column)
 }
 
 /*
- * A library that is only named: whether it is the same file.  It is not loaded
- * for this, as its name may stand in a comment only.
+ * The callbacks that fold: for each the build ID of its library as this process has
+ * loaded it, which may not be the one on disk any more, and where it is in there.
+ * False if there is no build ID.
  */
-static void
-digest_file(pg_cryptohash_ctx *hash, HeapTuple tuple)
+static bool
+digest_routine(pg_cryptohash_ctx *hash, const EsrsAggregateRoutine *c)
 {
-	bool		isnull;
-	Datum		value = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_probin, &isnull);
-	char	   *path;
-	struct stat st;
+	uintptr_t	callbacks[] = {(uintptr_t) c->init_state, (uintptr_t) c->apply_event,
+		(uintptr_t) c->state_to_json, (uintptr_t) c->state_from_json,
+	(uintptr_t) c->upcast, (uintptr_t) c->to_event};
 
-	if (isnull)
-		return;
-	path = TextDatumGetCString(value);
-	if (strncmp(path, "$libdir/", 8) == 0)
-		path = psprintf("%s/%s%s", pkglib_path, path + 8, DLSUFFIX);
-	if (stat(path, &st) == 0)
+	for (int i = 0; i < lengthof(callbacks); i++)
 	{
-		digest(hash, &st.st_size, sizeof(st.st_size));
-		digest(hash, &st.st_mtim, sizeof(st.st_mtim));
+		EsrsBuildId build = {0};
+		uintptr_t	offset = 0;
+
+		if (callbacks[i] != 0)
+		{
+			if (!esrs_library_of_code(callbacks[i], &build))
+				return false;
+			offset = callbacks[i] - build.base;
+		}
+		digest(hash, build.id, build.length);
+		digest(hash, &offset, sizeof(offset));
 	}
+	return true;
 }
 
+/* What an aggregate of SQL is made of; its functions are dependencies as well. */
 static void
-digest_function(pg_cryptohash_ctx *hash, Closure *closure, Oid function)
+digest_aggregate(pg_cryptohash_ctx *hash, Oid function)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Form_pg_proc proc;
-	bool		isnull;
-	Datum		source;
+	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(function));
+	static const AttrNumber texts[] = {
+		Anum_pg_aggregate_agginitval, Anum_pg_aggregate_aggminitval
+	};
 
-	CHECK_FOR_INTERRUPTS();
 	if (!HeapTupleIsValid(tuple))
 		return;
-	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	digest(hash, &proc->oid, sizeof(Oid));
-	digest(hash, NameStr(proc->proname), strlen(NameStr(proc->proname)));
-	digest(hash, &proc->pronamespace, sizeof(Oid));
-	digest(hash, &proc->proowner, sizeof(Oid));
-	digest(hash, &proc->prolang, sizeof(Oid));
-	digest(hash, &proc->prosecdef, sizeof(bool));
-	digest(hash, &proc->proisstrict, sizeof(bool));
-	digest(hash, &proc->proretset, sizeof(bool));
-	digest(hash, &proc->prorettype, sizeof(Oid));
-	digest(hash, proc->proargtypes.values, proc->proargtypes.dim1 * sizeof(Oid));
-	digest_column(hash, tuple, Anum_pg_proc_prosrc);
-	digest_column(hash, tuple, Anum_pg_proc_prosqlbody);
-	digest_column(hash, tuple, Anum_pg_proc_proconfig);
-	digest_column(hash, tuple, Anum_pg_proc_probin);
-	if (proc->prolang == ClanguageId)
-		digest_file(hash, tuple);
-	else
+	digest(hash, GETSTRUCT(tuple), offsetof(FormData_pg_aggregate, aggmtransspace));
+	for (int i = 0; i < lengthof(texts); i++)
 	{
-		add_dependencies(closure, function);
-		source = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
-		if (!isnull && proc->prolang != INTERNALlanguageId)
-			add_words(closure, TextDatumGetCString(source));
+		bool		isnull;
+		Datum		value = SysCacheGetAttr(AGGFNOID, tuple, texts[i], &isnull);
+		char	   *initial = isnull ? "" : TextDatumGetCString(value);
+
+		digest(hash, &isnull, sizeof(isnull));
+		digest(hash, initial, strlen(initial));
 	}
 	ReleaseSysCache(tuple);
 }
 
-/* ------------------------------------------------------------------------
- * The library of an aggregate in C
- * ------------------------------------------------------------------------
- */
-typedef struct BuildId
-{
-	uintptr_t	address;		/* somewhere in the library */
-	uint8		id[64];
-	Size		length;			/* 0: not found */
-} BuildId;
-
-/* The build ID in a segment of notes. */
-static void
-read_notes(BuildId *build, const char *notes, Size size)
-{
-	Size		offset = 0;
-
-	while (offset + sizeof(ElfW(Nhdr)) <= size)
-	{
-		const		ElfW(Nhdr) * note = (const ElfW(Nhdr) *) (notes + offset);
-		Size		name = offset + sizeof(*note);
-		Size		data = name + TYPEALIGN(4, note->n_namesz);
-
-		if (data + note->n_descsz > size)
-			return;
-		if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 &&
-			memcmp(notes + name, "GNU", 4) == 0 && note->n_descsz <= sizeof(build->id))
-		{
-			memcpy(build->id, notes + data, note->n_descsz);
-			build->length = note->n_descsz;
-			return;
-		}
-		offset = data + TYPEALIGN(4, note->n_descsz);
-	}
-}
-
-static int
-look_at_library(struct dl_phdr_info *info, size_t size, void *arg)
-{
-	BuildId    *build = (BuildId *) arg;
-	bool		found = false;
-
-	for (int i = 0; i < info->dlpi_phnum && !found; i++)
-	{
-		const		ElfW(Phdr) * segment = &info->dlpi_phdr[i];
-		uintptr_t	begin = info->dlpi_addr + segment->p_vaddr;
-
-		found = segment->p_type == PT_LOAD && build->address >= begin &&
-			build->address < begin + segment->p_memsz;
-	}
-	if (!found)
-		return 0;
-	for (int i = 0; i < info->dlpi_phnum && build->length == 0; i++)
-	{
-		const		ElfW(Phdr) * segment = &info->dlpi_phdr[i];
-
-		if (segment->p_type == PT_NOTE)
-			read_notes(build, (const char *) (info->dlpi_addr + segment->p_vaddr),
-					   segment->p_memsz);
-	}
-	return 1;
-}
-
-/*
- * The build ID of the library as this process has loaded it, which may not be
- * the one on disk any more.  False if it has none.
- */
+/* False if a library is not found. */
 static bool
-digest_library(pg_cryptohash_ctx *hash, const EsrsRoutine *routine)
+digest_function(pg_cryptohash_ctx *hash, Closure *closure, Oid function)
 {
-	BuildId		build = {.address = (uintptr_t) routine->c.apply_event};
+	static const AttrNumber columns[] = {
+		Anum_pg_proc_prosrc, Anum_pg_proc_prosqlbody, Anum_pg_proc_proconfig,
+		Anum_pg_proc_probin, Anum_pg_proc_proargdefaults, Anum_pg_proc_proargnames,
+		Anum_pg_proc_proargmodes, Anum_pg_proc_proallargtypes
+	};
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+	EsrsBuildId build;
+	char	   *schema;
+	bool		isnull;
+	bool		found = true;
+	Datum		value;
 
-	(void) dl_iterate_phdr(look_at_library, &build);
-	if (build.length == 0)
-		return false;
-	digest(hash, build.id, build.length);
-	return true;
+	CHECK_FOR_INTERRUPTS();
+	if (!HeapTupleIsValid(tuple))
+		return true;
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	schema = get_namespace_name(proc->pronamespace);
+	digest(hash, schema, schema ? strlen(schema) : 0);
+	digest(hash, proc, offsetof(FormData_pg_proc, procost));
+	digest(hash, &proc->provariadic, offsetof(FormData_pg_proc, proargtypes) -
+		   offsetof(FormData_pg_proc, provariadic));
+	digest(hash, proc->proargtypes.values, proc->proargtypes.dim1 * sizeof(Oid));
+	for (int i = 0; i < lengthof(columns); i++)
+		digest_column(hash, tuple, columns[i]);
+	if (proc->prokind == PROKIND_AGGREGATE)
+		digest_aggregate(hash, function);
+	if (proc->prolang == ClanguageId)
+	{
+		value = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_probin, &isnull);
+		found = !isnull && esrs_library_of_name(TextDatumGetCString(value), &build);
+		if (found)
+			digest(hash, build.id, build.length);
+	}
+	else
+	{
+		add_dependencies(closure, function);
+		value = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
+		if (!isnull && proc->prolang != INTERNALlanguageId)
+			add_words(closure, TextDatumGetCString(value));
+	}
+	ReleaseSysCache(tuple);
+	return found;
 }
 
 /*
  * The fingerprint of what folds the states of an aggregate.  "salt" goes into it
- * as well.  False if there can be none: a library in C without a build ID.
+ * as well.  False if there can be none: the aggregate's library in C has no build
+ * ID, or one that a function names is not there.
  */
 bool
 esrs_definition_fingerprint(const EsrsRoutine *routine, const void *salt, Size salt_length,
@@ -430,15 +385,131 @@ esrs_definition_fingerprint(const EsrsRoutine *routine, const void *salt, Size s
 		}
 	}
 	if (routine->kind == ESRS_KIND_C)
-		ok = digest_library(hash, routine);
+		ok = digest_routine(hash, &routine->c);
 	else
 	{
 		for (int i = 0; i < closure.n; i++)
-			digest_function(hash, &closure, closure.functions[i]);
+			ok &= digest_function(hash, &closure, closure.functions[i]);
 	}
 	if (pg_cryptohash_final(hash, fingerprint, ESRS_FINGERPRINT_LENGTH) < 0)
 		elog(ERROR, "could not compute SHA-256: %s", pg_cryptohash_error(hash));
 	pg_cryptohash_free(hash);
 	pfree(closure.functions);
 	return ok;
+}
+
+/* ------------------------------------------------------------------------
+ * Pinned functions
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Does a function's setting of the search_path leave nothing to its caller?  Not
+ * if "$user" is in it, nor if temporary objects come before others.
+ */
+static bool
+is_pinning(const char *setting)
+{
+	char	   *path = pstrdup(setting);
+	List	   *names;
+	ListCell   *lc;
+
+	if (!SplitIdentifierString(path, ',', &names) || names == NIL ||
+		strcmp((char *) llast(names), "pg_temp") != 0)
+		return false;
+	foreach(lc, names)
+	{
+		if (strcmp((char *) lfirst(lc), "$user") == 0)
+			return false;
+	}
+	return true;
+}
+
+/* What a function sets the search_path to; NULL if it does not. */
+static char *
+path_setting(HeapTuple tuple)
+{
+	bool		isnull;
+	Datum		config = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proconfig, &isnull);
+	Datum	   *settings;
+	int			n;
+
+	if (isnull)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(config), TEXTOID, -1, false, TYPALIGN_INT,
+					  &settings, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *setting = TextDatumGetCString(settings[i]);
+
+		if (strncmp(setting, "search_path=", 12) == 0)
+			return setting + 12;
+	}
+	return NULL;
+}
+
+/*
+ * Look at one function: true if what it means by its names is settled.  What it
+ * calls is added to the closure where that is not settled by the same.
+ */
+static bool
+is_settled(Closure *closure, Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+	char	   *path;
+	bool		parsed;
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return true;
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	path = path_setting(tuple);
+	(void) SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosqlbody, &parsed);
+	parsed = !parsed || proc->prolang == INTERNALlanguageId;
+	if (path != NULL)
+		result = is_pinning(path);
+	else
+	{
+		result = parsed || proc->prolang == ClanguageId;
+		if (parsed)
+			add_dependencies(closure, function);
+	}
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
+ * Does a function mean the same whoever calls it, with whatever search_path?  One
+ * in C does, one that sets it, and one with a body that was parsed at creation, if
+ * all that it calls does.  InvalidOid, or the first function that does not.
+ */
+Oid
+esrs_definition_unpinned(Oid function)
+{
+	Closure		closure = {.size = 16};
+	Oid			result = InvalidOid;
+
+	closure.functions = palloc(closure.size * sizeof(Oid));
+	add_function(&closure, function);
+	for (int i = 0; i < closure.n && !OidIsValid(result); i++)
+		if (!is_settled(&closure, closure.functions[i]))
+			result = closure.functions[i];
+	pfree(closure.functions);
+	return result;
+}
+
+/* Do all callbacks that make a state mean the same for everybody? */
+bool
+esrs_definition_all_pinned(const EsrsRoutine *routine)
+{
+	static const EsrsCallback folding[] = {
+		ESRS_CALLBACK_APPLY_EVENT, ESRS_CALLBACK_UPCAST, ESRS_CALLBACK_TO_EVENT
+	};
+
+	for (int i = 0; i < lengthof(folding); i++)
+		if (OidIsValid(routine->functions[folding[i]].oid) &&
+			OidIsValid(esrs_definition_unpinned(routine->functions[folding[i]].oid)))
+			return false;
+	return true;
 }

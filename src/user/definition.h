@@ -14,7 +14,7 @@
 
 #define ESRS_FINGERPRINT_LENGTH	32	/* SHA-256 */
 
-extern bool esrs_definition_is_pinned(Oid function);
+extern Oid	esrs_definition_unpinned(Oid function);
 extern bool esrs_definition_all_pinned(const EsrsRoutine *routine);
 extern bool esrs_definition_fingerprint(const EsrsRoutine *routine, const void *salt,
 										Size salt_length, uint8 *fingerprint);

@@ -24,6 +24,7 @@ typedef struct EsrsRecord
 	int32		sequence_number;
 	int32		version;		/* or ESRS_NO_VERSION */
 	int64		position;
+	TransactionId xmin;			/* of its row, or InvalidTransactionId */
 	Jsonb	   *metadata;		/* or NULL */
 } EsrsRecord;
 
