@@ -18,6 +18,7 @@
 
 #include "base/spi.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/snapmgr.h"
 
 /* Open a connection.  Released by esrs_spi_end(), or by an error. */
@@ -42,18 +43,13 @@ esrs_spi_end(void)
 		elog(ERROR, "SPI_finish failed: %s", SPI_result_code_string(rc));
 }
 
-/*
- * Prepare a plan that lives until SPI_freeplan().  A connection must be open.
- * The plan is generic from its first execution on.
- */
-SPIPlanPtr
-esrs_spi_prepare(const char *query, int nargs, Oid *types)
+static SPIPlanPtr
+prepare(const char *query, int nargs, Oid *types, int options)
 {
 	MemoryContext before = CurrentMemoryContext;
 	SPIPlanPtr	plan;
 
-	plan = SPI_prepare_cursor(query, nargs, types,
-							  CURSOR_OPT_GENERIC_PLAN | CURSOR_OPT_FAST_PLAN);
+	plan = SPI_prepare_cursor(query, nargs, types, CURSOR_OPT_GENERIC_PLAN | options);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed for \"%s\": %s", query,
 			 SPI_result_code_string(SPI_result));
@@ -61,6 +57,39 @@ esrs_spi_prepare(const char *query, int nargs, Oid *types)
 		elog(ERROR, "SPI_keepplan failed for \"%s\"", query);
 	MemoryContextSwitchTo(before);
 	return plan;
+}
+
+/*
+ * Prepare a plan that lives until SPI_freeplan().  A connection must be open.
+ * The plan is generic from its first execution on.
+ */
+SPIPlanPtr
+esrs_spi_prepare(const char *query, int nargs, Oid *types)
+{
+	return prepare(query, nargs, types, 0);
+}
+
+/*
+ * The same for a SELECT with ORDER BY of which only the first rows are wanted, by
+ * esrs_spi_select_first(): it should follow an index, not sort, whatever is known
+ * of the table.  LIMIT would not do: the planner compares it with its guess of the
+ * number of rows, made without any value.
+ */
+SPIPlanPtr
+esrs_spi_prepare_ordered(const char *query, int nargs, Oid *types)
+{
+	return prepare(query, nargs, types, CURSOR_OPT_FAST_PLAN);
+}
+
+/*
+ * Have plans that are made now use an index also for a table that is small: they are
+ * kept while it grows.  Until the identity taken by esrs_security_become() ends.
+ */
+void
+esrs_spi_prefer_index(void)
+{
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 /*
@@ -97,12 +126,7 @@ esrs_spi_select_at(SPIPlanPtr plan, Datum *values, const char *nulls,
 	return SPI_processed;
 }
 
-/*
- * The same, and no more than the first rows of the result.  Better than a LIMIT in
- * the query: kept plans are made for getting the first rows soon, which the planner
- * takes for a part of the result, whereas it compares a number with estimates made
- * without knowing any value; and then it sorts all that is left for each portion.
- */
+/* The same for no more than so many rows. */
 uint64
 esrs_spi_select_first(SPIPlanPtr plan, Datum *values, const char *nulls,
 					  Snapshot snapshot, int64 count)

@@ -24,11 +24,13 @@ typedef enum EsrsPlan
 	ESRS_PLAN_APPEND,
 	ESRS_PLAN_READ,
 	ESRS_PLAN_READ_AS_CALLER,
+	ESRS_PLAN_GO_ON,
+	ESRS_PLAN_GO_ON_AS_CALLER,
 	ESRS_PLAN_NEWEST,
 	ESRS_PLAN_DELETE
 } EsrsPlan;
 
-#define ESRS_PLAN_COUNT		5
+#define ESRS_PLAN_COUNT		7
 
 /* A transactional event handler. */
 typedef struct EsrsHandler

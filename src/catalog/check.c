@@ -239,10 +239,12 @@ check_pinned(Findings *f, Subject *s, List *callbacks)
 
 	foreach(lc, callbacks)
 	{
-		char	   *function = format_procedure(lfirst_oid(lc));
+		Oid			unpinned = esrs_definition_unpinned(lfirst_oid(lc));
+		char	   *function;
 
-		if (!OidIsValid(esrs_definition_unpinned(lfirst_oid(lc))))
+		if (!OidIsValid(unpinned))
 			continue;
+		function = format_procedure(unpinned);
 		report(f, "warning", s->name,
 			   psprintf("the search_path of whoever commands decides what function %s means",
 						function),

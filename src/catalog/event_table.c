@@ -83,17 +83,22 @@ create_table(const char *table, const char *name)
 static void
 fill_positions(const char *table, const char *name)
 {
-	(void) esrs_spi_run(psprintf("UPDATE %s AS e SET position = n.position FROM ("
+	/*
+	 * drawn once: a subquery on the inner side of a join would draw again and
+	 * again
+	 */
+	(void) esrs_spi_run(psprintf("WITH n AS MATERIALIZED ("
 								 "SELECT o.aggregate_id, o.sequence_number, esrs.next_position(%s) AS position FROM ("
 								 "SELECT m.aggregate_id, m.sequence_number FROM ("
 								 "SELECT aggregate_id, sequence_number, pg_catalog.max(occurred_on) OVER ("
 								 "PARTITION BY aggregate_id ORDER BY sequence_number) AS reached FROM %s"
 								 " WHERE position IS NULL) AS m"
-								 " ORDER BY m.reached, m.aggregate_id, m.sequence_number) AS o) AS n"
+								 " ORDER BY m.reached, m.aggregate_id, m.sequence_number) AS o)"
+								 " UPDATE %s AS e SET position = n.position FROM n"
 								 " WHERE e.aggregate_id OPERATOR(pg_catalog.=) n.aggregate_id"
 								 " AND e.sequence_number OPERATOR(pg_catalog.=) n.sequence_number"
 								 " AND e.position IS NULL",
-								 table, quote_literal_cstr(name), table),
+								 quote_literal_cstr(name), table, table),
 						0, NULL, NULL, NULL, SPI_OK_UPDATE);
 }
 

@@ -254,13 +254,13 @@ esrs_register_lock_owned(const char *aggregate, Oid events, Oid registered_by, L
  */
 
 /* The engine folds, this layer does not. */
-static void (*rebuild_snapshots) (const char *aggregate) = NULL;
+static void (*change_snapshots) (const char *aggregate, bool rebuild) = NULL;
 
-/* Who makes the snapshots of an aggregate anew.  Called once, at load. */
+/* Who drops the snapshots of an aggregate, or makes them anew.  Called once, at load. */
 void
-esrs_register_set_rebuild_hook(void (*hook) (const char *aggregate))
+esrs_register_set_snapshots_hook(void (*hook) (const char *aggregate, bool rebuild))
 {
-	rebuild_snapshots = hook;
+	change_snapshots = hook;
 }
 
 /* After a change: drop snapshots that are of no use any more, or do as is asked. */
@@ -269,9 +269,9 @@ alter_snapshots(const char *name, EsrsAggregateOptions *o)
 {
 	bool		rebuild = o->snapshots != NULL && strcmp(o->snapshots, "rebuild") == 0;
 
-	if (rebuild)
-		rebuild_snapshots(name);
-	else if (o->snapshots != NULL || o->no_snapshots || !o->append_only)
+	if (o->snapshots != NULL)
+		change_snapshots(name, rebuild);
+	else if (o->no_snapshots || !o->append_only)
 		esrs_aggregate_row_delete_snapshots(name);
 	if (!o->no_snapshots && !o->append_only && !rebuild)
 		ereport(NOTICE,

@@ -19,7 +19,7 @@ extern char *esrs_register_text_arg(FunctionCallInfo fcinfo, int n);
 extern char *esrs_register_name_arg(FunctionCallInfo fcinfo, int n, const char *what);
 extern void esrs_register_check_writable(const char *function);
 extern void esrs_register_begin(const char *function);
-extern void esrs_register_set_rebuild_hook(void (*hook) (const char *aggregate));
+extern void esrs_register_set_snapshots_hook(void (*hook) (const char *aggregate, bool rebuild));
 extern void esrs_register_check_execute(Oid function);
 extern bool esrs_register_lock_owned(const char *aggregate, Oid events, Oid registered_by,
 									 LOCKMODE mode);

@@ -145,13 +145,15 @@ update_one(Oid events, const char *name, int nargs, Jsonb *initial_state, bool c
 	}
 	if (OidIsValid(function) && !changed)
 		return;
-	if (pg_namespace_aclcheck(schema, owner, ACL_CREATE) != ACLCHECK_OK)
+	if (pg_namespace_aclcheck(schema, owner, ACL_CREATE) != ACLCHECK_OK ||
+		pg_namespace_aclcheck(esrs_extension()->internals, owner, ACL_USAGE) != ACLCHECK_OK)
 	{
 		if (changed)
 			ereport(NOTICE,
 					(errmsg("no aggregate %s was made that folds events in a query", name),
-					 errdetail("The owner of the events table may not create it in schema %s.",
-							   get_namespace_name(schema))));
+					 errdetail("The owner of the events table needs CREATE on schema %s and USAGE on schema %s.",
+							   get_namespace_name(schema),
+							   get_namespace_name(esrs_extension()->internals))));
 		return;
 	}
 	initStringInfo(&state);

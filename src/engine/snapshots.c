@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * snapshots.c
- *	  Making all snapshots of an aggregate anew, in one transaction.
+ *	  Dropping all snapshots of an aggregate, or making them anew, in one
+ *	  transaction.
  *
  * Commands go on meanwhile; those whose snapshot would be due leave it out.
  * esrs_delete() waits: a snapshot must not survive its instance.
@@ -106,9 +107,21 @@ rebuild(const char *name)
 	pfree(r);
 }
 
+static void
+change(const char *name, bool anew)
+{
+	if (anew)
+		rebuild(name);
+	else
+	{
+		(void) esrs_snapshot_lock(esrs_aggregate_lookup(name), ExclusiveLock, true);
+		esrs_aggregate_row_delete_snapshots(name);
+	}
+}
+
 /* Register for esrs_alter_aggregate().  Called once, at load. */
 void
 esrs_snapshots_init(void)
 {
-	esrs_register_set_rebuild_hook(rebuild);
+	esrs_register_set_snapshots_hook(change);
 }

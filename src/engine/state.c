@@ -224,8 +224,8 @@ go_on(EsrsCall *call, EsrsInstance *instance, EsrsLoadLimit limit, Snapshot snap
 {
 	Fold		fold = {.call = call,.instance = instance,.limit = limit,.proving = true};
 
-	esrs_read_instance(instance->agg, &instance->id, instance->sequence_number,
-					   limit.sequence_number, snapshot, as_owner, fold_event, &fold);
+	esrs_read_on(instance->agg, &instance->id, instance->sequence_number,
+				 limit.sequence_number, snapshot, as_owner, fold_event, &fold);
 	if (!fold.proving && !fold.disproved &&
 		instance->origin.code_epoch == esrs_aggregate_code_epoch())
 		return true;

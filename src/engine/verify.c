@@ -303,6 +303,36 @@ end_instance(EsrsHistory *h)
  * ------------------------------------------------------------------------
  */
 
+/*
+ * A position is one event's.  The table's index cannot make sure of that, for the
+ * sake of distributed tables.
+ */
+static void
+report_shared_positions(Verify *v)
+{
+	EsrsAggregate *agg = v->history.agg;
+	Portal		cursor = esrs_spi_open(psprintf("SELECT pg_catalog.max(aggregate_id::pg_catalog.text)"
+												"::pg_catalog.uuid, position FROM %s GROUP BY position"
+												" HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1",
+												agg->table),
+									   0, NULL, NULL, v->history.snapshot);
+	uint64		n;
+
+	do
+	{
+		bool		isnull;
+
+		n = esrs_spi_fetch(cursor, PORTION);
+		for (uint64 i = 0; i < n; i++)
+			report(v, "error", DatumGetUUIDP(esrs_spi_column(i, 1, &isnull)), 0,
+				   psprintf("position " INT64_FORMAT " is that of another instance's event, too",
+							DatumGetInt64(esrs_spi_column(i, 2, &isnull))),
+				   "Who reads the feed may miss one of them.");
+		SPI_freetuptable(SPI_tuptable);
+	} while (n == PORTION);
+	SPI_cursor_close(cursor);
+}
+
 static void
 append_count(StringInfo out, int64 n, const char *one, const char *many, const char *what)
 {
@@ -322,7 +352,7 @@ sum_up(Verify *v)
 	append_count(&detail, v->right, "snapshot is", "snapshots are",
 				 "what a fold of the events gives");
 	append_count(&detail, v->worthless, "snapshot was", "snapshots were",
-				 "made by other functions and not used");
+				 "made before a function, or the guard, was changed, and not used");
 	ereport(NOTICE,
 			(errmsg("verified aggregate \"%s\": " INT64_FORMAT " event%s, " INT64_FORMAT " instance%s",
 					h->agg->name, h->events, h->events == 1 ? "" : "s",
@@ -350,6 +380,7 @@ esrs_verify(PG_FUNCTION_ARGS)
 	open_catalogs(v);
 	esrs_history_walk(&v->history);
 	pass_known(v, NULL);
+	report_shared_positions(v);
 	SPI_cursor_close(v->cursor);
 	esrs_spi_end();
 	UnregisterSnapshot(v->history.snapshot);

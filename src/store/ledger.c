@@ -71,6 +71,7 @@ esrs_ledger_find_command(EsrsAggregate *agg, const pg_uuid_t *id,
 	bool		isnull;
 
 	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_prefer_index();
 	esrs_spi_begin();
 	found = esrs_spi_select_at(keep(&find_command_plan,
 									"SELECT sha256, sequence_number, events FROM esrs.commands"
@@ -139,6 +140,7 @@ esrs_ledger_is_gone(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot)
 	bool		gone;
 
 	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_prefer_index();
 	esrs_spi_begin();
 	gone = esrs_spi_select_at(keep(&is_gone_plan,
 								   "SELECT 1 FROM esrs.deletions"

@@ -31,10 +31,13 @@
 
 #define PORTION			500
 
-/*
- * The event in a row whose first columns are ESRS_READ_COLUMNS, and a ninth one its
- * xmin; it borrows from the row.
- */
+#define READ_FROM \
+	" FROM %s WHERE aggregate_id OPERATOR(pg_catalog.=) $1" \
+	" AND sequence_number OPERATOR(pg_catalog.>=) $2" \
+	" AND sequence_number OPERATOR(pg_catalog.<=) $3" \
+	" ORDER BY sequence_number"
+
+/* The event in a row whose first columns are ESRS_READ_COLUMNS; it borrows from it. */
 void
 esrs_read_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc)
 {
@@ -66,8 +69,6 @@ esrs_read_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc)
 	record->position = DatumGetInt64(SPI_getbinval(tuple, desc, 7, &isnull));
 	value = SPI_getbinval(tuple, desc, 8, &isnull);
 	record->metadata = isnull ? NULL : DatumGetJsonbP(value);
-	record->xmin = desc->natts < 9 ? InvalidTransactionId :
-		DatumGetTransactionId(SPI_getbinval(tuple, desc, 9, &isnull));
 }
 
 /*
@@ -79,14 +80,14 @@ select_as(EsrsAggregate *agg, EsrsPlan which, const char *query, int nargs, Oid 
 		  Datum *values, Snapshot snapshot)
 {
 	SPIPlanPtr *plan = &agg->plans[which];
-	bool		as_owner = which != ESRS_PLAN_READ_AS_CALLER;
+	bool		as_owner = which != ESRS_PLAN_READ_AS_CALLER && which != ESRS_PLAN_GO_ON_AS_CALLER;
 	EsrsIdentity before;
 	uint64		n;
 
 	if (as_owner)
 		esrs_security_become(&before, agg->owner);
 	if (*plan == NULL)
-		*plan = esrs_spi_prepare(psprintf(query, agg->table), nargs, types);
+		*plan = esrs_spi_prepare_ordered(psprintf(query, agg->table), nargs, types);
 	n = esrs_spi_select_first(*plan, values, NULL, snapshot, PORTION);
 	if (as_owner)
 		esrs_security_restore(&before);
@@ -95,7 +96,8 @@ select_as(EsrsAggregate *agg, EsrsPlan which, const char *query, int nargs, Oid 
 
 /* Give the rows of the last result to the reader; false if it had enough. */
 static bool
-deliver(uint64 n, MemoryContext row_context, EsrsReader reader, void *arg, int32 *last)
+deliver(uint64 n, MemoryContext row_context, bool with_xmin, EsrsReader reader, void *arg,
+		int32 *last)
 {
 	SPITupleTable *table = SPI_tuptable;
 	bool		more = true;
@@ -107,6 +109,13 @@ deliver(uint64 n, MemoryContext row_context, EsrsReader reader, void *arg, int32
 
 		CHECK_FOR_INTERRUPTS();
 		esrs_read_record(&record, table->vals[i], table->tupdesc);
+		if (with_xmin)
+		{
+			bool		isnull;
+
+			record.xmin = DatumGetTransactionId(SPI_getbinval(table->vals[i], table->tupdesc,
+															  9, &isnull));
+		}
 		*last = record.sequence_number;
 		MemoryContextSwitchTo(before);
 		more = reader(&record, arg);
@@ -116,16 +125,15 @@ deliver(uint64 n, MemoryContext row_context, EsrsReader reader, void *arg, int32
 	return more;
 }
 
-/*
- * Read the events of an instance whose numbers are within from..to, in order.
- */
-void
-esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to,
-				   Snapshot snapshot, bool as_owner, EsrsReader reader, void *arg)
+static void
+read_portions(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to, bool with_xmin,
+			  Snapshot snapshot, bool as_owner, EsrsReader reader, void *arg)
 {
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event",
 													  ALLOCSET_DEFAULT_SIZES);
-	EsrsPlan	plan = as_owner ? ESRS_PLAN_READ : ESRS_PLAN_READ_AS_CALLER;
+	EsrsPlan	plan = with_xmin ?
+	(as_owner ? ESRS_PLAN_GO_ON : ESRS_PLAN_GO_ON_AS_CALLER) :
+	(as_owner ? ESRS_PLAN_READ : ESRS_PLAN_READ_AS_CALLER);
 	Oid			types[3] = {UUIDOID, INT4OID, INT4OID};
 	Datum		values[3];
 
@@ -138,18 +146,35 @@ esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to
 		int32		last = from;
 
 		values[1] = Int32GetDatum(from);
-		n = select_as(agg, plan, "SELECT " ESRS_READ_COLUMNS ", xmin FROM %s"
-					  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
-					  " AND sequence_number OPERATOR(pg_catalog.>=) $2"
-					  " AND sequence_number OPERATOR(pg_catalog.<=) $3"
-					  " ORDER BY sequence_number",
+		n = select_as(agg, plan, with_xmin ?
+					  "SELECT " ESRS_READ_COLUMNS ", xmin" READ_FROM :
+					  "SELECT " ESRS_READ_COLUMNS READ_FROM,
 					  3, types, values, snapshot);
-		if (!deliver(n, row_context, reader, arg, &last) || n < PORTION || last == to)
+		if (!deliver(n, row_context, with_xmin, reader, arg, &last) || n < PORTION || last == to)
 			break;
 		from = last + 1;
 	}
 	esrs_spi_end();
 	MemoryContextDelete(row_context);
+}
+
+/* Read the events of an instance whose numbers are within from..to, in order. */
+void
+esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to,
+				   Snapshot snapshot, bool as_owner, EsrsReader reader, void *arg)
+{
+	read_portions(agg, id, from, to, false, snapshot, as_owner, reader, arg);
+}
+
+/*
+ * The same with the xmin of each row, for those who know the first one.  To ask for
+ * that, too, costs a quarter of the time of a long read.
+ */
+void
+esrs_read_on(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to,
+			 Snapshot snapshot, bool as_owner, EsrsReader reader, void *arg)
+{
+	read_portions(agg, id, from, to, true, snapshot, as_owner, reader, arg);
 }
 
 /*
@@ -172,7 +197,7 @@ esrs_read_next(Portal cursor, EsrsReader reader, void *arg)
 													  ALLOCSET_DEFAULT_SIZES);
 	uint64		n = esrs_spi_fetch(cursor, PORTION);
 	int32		last;
-	bool		more = deliver(n, row_context, reader, arg, &last);
+	bool		more = deliver(n, row_context, false, reader, arg, &last);
 
 	MemoryContextDelete(row_context);
 	return more && n == PORTION;

@@ -34,6 +34,8 @@ typedef struct EsrsNewest
 extern void esrs_read_instance(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to,
 							   Snapshot snapshot, bool as_owner,
 							   EsrsReader reader, void *arg);
+extern void esrs_read_on(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to,
+						 Snapshot snapshot, bool as_owner, EsrsReader reader, void *arg);
 extern Portal esrs_read_open(EsrsAggregate *agg, Snapshot snapshot);
 extern bool esrs_read_next(Portal cursor, EsrsReader reader, void *arg);
 extern void esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,

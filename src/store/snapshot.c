@@ -77,6 +77,7 @@ esrs_snapshot_find(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 
 	Assert(fingerprint != NULL);
 	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_prefer_index();
 	esrs_spi_begin();
 	if (esrs_spi_select_at(keep(&find_plan,
 								"SELECT sequence_number, event_id, occurred_on, fingerprint,"
@@ -162,6 +163,7 @@ esrs_snapshot_delete(EsrsAggregate *agg, const pg_uuid_t *id)
 	EsrsIdentity before;
 
 	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_prefer_index();
 	esrs_spi_begin();
 	if (esrs_spi_execute(keep(&delete_plan,
 							  "DELETE FROM esrs.snapshots"
