@@ -5,6 +5,10 @@
  *	  changed in place (tally), and JSON that is made anew for each event
  *	  (journal).
  *
+ * testlib_applied() tells how often one of their apply_event was called: what a
+ * cached state or a snapshot spares.  With -DCOUNTER_STEP=n it is another build,
+ * which counts in steps of n.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -13,12 +17,40 @@
 
 #include "utils/timestamp.h"
 
+#ifndef COUNTER_STEP
+#define COUNTER_STEP	1
+#endif
+
+static int64 applied = 0;
+
+PG_FUNCTION_INFO_V1(testlib_applied);
+PG_FUNCTION_INFO_V1(testlib_step);
+
+/* testlib_applied() returns bigint */
+Datum
+testlib_applied(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(applied);
+}
+
+/* testlib_step(n int) returns int: for a callback in SQL that calls C */
+Datum
+testlib_step(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(COUNTER_STEP * PG_GETARG_INT32(0));
+}
+
 /* ------------------------------------------------------------------------
  * counter: a struct
  *
  * Commands: {"Add": {"by": n}}, {"Many": n} (n events), "Reset" (a unit
  * variant), "Nothing" (no event), "Show" (an event that shows what a call
- * knows of itself).
+ * knows of itself), {"Pad": n} (the state takes n bytes more), "Fault" (an
+ * error), "Break" (an event that cannot be applied).
+ *
+ * Three routines: no snapshots, for want of state_from_json (testlib_counter);
+ * with it (testlib_counter_kept); and with one that forgets
+ * (testlib_counter_forgetful).
  * ------------------------------------------------------------------------
  */
 typedef struct Counter
@@ -26,6 +58,7 @@ typedef struct Counter
 	int64		value;
 	int			events;
 	char	   *last;			/* type of the newest event */
+	void	   *padding;
 } Counter;
 
 static void *
@@ -92,6 +125,13 @@ counter_handle(EsrsCall *call, const void *state, EsrsJson *command)
 		esrs_emit_json(call, json_object_new_string("Reset"));
 	else if (strcmp(type, "Show") == 0)
 		counter_show(call);
+	else if (strcmp(type, "Pad") == 0)
+		json_object_object_add(esrs_emit_variant(call, "Padded"), "bytes",
+							   json_object_new_int64(esrs_json_int64(content, NULL)));
+	else if (strcmp(type, "Fault") == 0)
+		elog(ERROR, "handle_command fails as asked");
+	else if (strcmp(type, "Break") == 0)
+		esrs_emit_variant(call, "Broken");
 	else if (strcmp(type, "Nothing") != 0)
 		return esrs_reject(call, NULL, "there is no command \"%s\"", type);
 	return true;
@@ -104,15 +144,23 @@ counter_apply(EsrsCall *call, void *state, const EsrsEvent *event)
 	EsrsJson   *content;
 	const char *type = esrs_json_variant(event->payload, &content);
 
+	applied++;
 	counter->events++;
 	if (counter->events != event->sequence_number)
 		elog(ERROR, "event %d came as number %d", event->sequence_number, counter->events);
 	if (memcmp(&event->aggregate_id, esrs_aggregate_id(call), UUID_LEN) != 0)
 		elog(ERROR, "event belongs to another instance");
 	if (strcmp(type, "Added") == 0)
-		counter->value += esrs_json_int64(content, "by");
+		counter->value += COUNTER_STEP * esrs_json_int64(content, "by");
 	else if (strcmp(type, "Reset") == 0)
 		counter->value = 0;
+	else if (strcmp(type, "Padded") == 0)
+		counter->padding = palloc(esrs_json_int64(content, "bytes"));
+	else if (strcmp(type, "Broken") == 0)
+	{
+		counter->value = -1;
+		elog(ERROR, "apply_event fails as asked");
+	}
 	/* a string of the callback's own must live as long as the state */
 	if (counter->last)
 		pfree(counter->last);
@@ -133,6 +181,32 @@ counter_to_json(EsrsCall *call, const void *state)
 	return json;
 }
 
+static void *
+counter_from_json(EsrsCall *call, struct json_object *json)
+{
+	Counter    *counter = palloc0(sizeof(Counter));
+	struct json_object *last = json_object_object_get(json, "last");
+
+	counter->value = json_object_get_int64(json_object_object_get(json, "value"));
+	counter->events = json_object_get_int(json_object_object_get(json, "events"));
+	if (last != NULL)
+		counter->last = pstrdup(json_object_get_string(last));
+	return counter;
+}
+
+/* Forgets the value if it is above 10, and fails above 100. */
+static void *
+counter_from_json_forgetful(EsrsCall *call, struct json_object *json)
+{
+	Counter    *counter = counter_from_json(call, json);
+
+	if (counter->value > 100)
+		elog(ERROR, "state_from_json fails as asked");
+	if (counter->value > 10)
+		counter->value = 0;
+	return counter;
+}
+
 static const EsrsAggregateRoutine counter_routine = {
 	ESRS_AGGREGATE_ROUTINE,
 	.init_state = counter_init,
@@ -141,7 +215,27 @@ static const EsrsAggregateRoutine counter_routine = {
 	.state_to_json = counter_to_json,
 };
 
+static const EsrsAggregateRoutine counter_kept_routine = {
+	ESRS_AGGREGATE_ROUTINE,
+	.init_state = counter_init,
+	.handle_command = counter_handle,
+	.apply_event = counter_apply,
+	.state_to_json = counter_to_json,
+	.state_from_json = counter_from_json,
+};
+
+static const EsrsAggregateRoutine counter_forgetful_routine = {
+	ESRS_AGGREGATE_ROUTINE,
+	.init_state = counter_init,
+	.handle_command = counter_handle,
+	.apply_event = counter_apply,
+	.state_to_json = counter_to_json,
+	.state_from_json = counter_from_json_forgetful,
+};
+
 ESRS_AGGREGATE_HANDLER(testlib_counter, counter_routine);
+ESRS_AGGREGATE_HANDLER(testlib_counter_kept, counter_kept_routine);
+ESRS_AGGREGATE_HANDLER(testlib_counter_forgetful, counter_forgetful_routine);
 
 /* ------------------------------------------------------------------------
  * tally: JSON changed in place
@@ -168,6 +262,7 @@ tally_apply(EsrsCall *call, void *state, const EsrsEvent *event)
 	const char *type = esrs_json_variant(event->payload, NULL);
 	struct json_object *before = json_object_object_get(tally, type);
 
+	applied++;
 	json_object_object_add(tally, type,
 						   json_object_new_int64(1 + json_object_get_int64(before)));
 	json_object_object_add(tally, "newest", esrs_json(event->payload));
@@ -201,6 +296,7 @@ journal_apply(EsrsCall *call, void *state, const EsrsEvent *event)
 	struct json_object *old = state;
 	struct json_object *new = json_object_new_array();
 
+	applied++;
 	for (size_t i = 0; i < json_object_array_length(old); i++)
 		json_object_array_add(new, json_object_array_get_idx(old, i));
 	json_object_array_put_idx(new, json_object_array_length(old),
