@@ -313,7 +313,7 @@ report_shared_positions(Verify *v)
 	EsrsAggregate *agg = v->history.agg;
 	Portal		cursor = esrs_spi_open(psprintf("SELECT pg_catalog.max(aggregate_id::pg_catalog.text)"
 												"::pg_catalog.uuid, position FROM %s GROUP BY position"
-												" HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1",
+												" HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 ORDER BY position",
 												agg->table),
 									   0, NULL, NULL, v->history.snapshot);
 	uint64		n;
