@@ -102,7 +102,7 @@ $node->backup('empty');
 # ---------------------------------------------------------------------------
 
 append(3, 1);
-sql("SELECT esrs_pause_handler('paused')") if wait_until($node, 'postgres', complete(['paused']));
+sql("SELECT esrs_pause_handler('paused')") if wait_until($node, 'postgres', complete([ 'paused', 'total' ]));
 sql("BEGIN; SELECT esrs_handle_command('counter', " . id(2) . ", '{\"add\": 1}'); PREPARE TRANSACTION 'held'");
 append(2, 3);
 
