@@ -138,17 +138,124 @@ def writers():
     tables['writers'] = lines
 
 
+def thousands(value):
+    return format(round(value), ',') if value >= 100 else '%.1f' % value
+
+
+def streams():
+    data = rows('streams')
+    if data is None:
+        return
+    cost, wall = {}, {}
+    for r in data:
+        key = (r['operation'], r['language'], r['variant'], int(r['events']))
+        cost.setdefault(key, {})[r['round']] = float(r['cpu_us']) / int(r['calls'])
+        wall.setdefault(key, {})[r['round']] = float(r['wall_us']) / int(r['calls'])
+    languages = list(dict.fromkeys(r['language'] for r in data))
+    lengths = sorted({int(r['events']) for r in data})
+    lines_of = [('cold', 'cold', '#a40000', 's', '-'),
+                ('snapshot 100', 'snapshot_every 100', '#73a946', 'v', ':'),
+                ('snapshot 50', 'snapshot_every 50', '#4e7a27', '^', '--'),
+                ('snapshot 20', 'snapshot_every 20', '#2e4a14', 'd', '-.'),
+                ('snapshot 10', 'snapshot_every 10', '#111111', 'x', '-'),
+                ('cached', 'cached', '#3465a4', 'o', '-')]
+
+    def median(key, of=cost):
+        return statistics.median(of[key].values())
+
+    def ratio(key, base):
+        values = [v / cost[base][k] for k, v in cost[key].items()]
+        return statistics.median(values), min(values), max(values)
+
+    head = ['%s event%s' % (format(n, ','), '' if n == 1 else 's') for n in lengths]
+    for operation in 'command', 'load':
+        lines = ['| written in | variant | ' + ' | '.join(head) + ' |', '|---|---|' + '---:|' * len(lengths)]
+        for language in languages:
+            for variant, label, *_ in lines_of:
+                lines.append('| %s | %s | ' % (language, label) + ' | '.join(
+                    thousands(median((operation, language, variant, n))) for n in lengths) + ' |')
+        tables['streams-' + operation] = lines
+
+    # against the instance of one event, in the same round
+    lines = ['| written in | variant | command: to 1 event, cached | to 1 event, cold | goal | load: to 1 event, cached | to 1 event, cold |',
+             '|---|---|---:|---:|---|---:|---:|']
+    for language in languages:
+        for variant, label, n in [('cached again', 'cached, 1 event, once more', 1)] + [
+                (variant, label, 10000) for variant, label, *_ in reversed(lines_of) if variant != 'cold']:
+            cells = {(operation, base): ratio((operation, language, variant, n), (operation, language, base, 1))
+                     for operation in ('command', 'load') for base in ('cached', 'cold')}
+            goal = 'the noise'
+            if n > 1:
+                base, limit = ('cached', 1.1) if variant == 'cached' else ('cold', 2)
+                goal = 'at most %g of %s: %s' % (limit, base, 'met' if cells['command', base][0] <= limit else '**missed**')
+            lines.append('| %s | %s | %s | %s | %s | %.2f | %.2f |' % (
+                language, label, '%.2f (%.2f to %.2f)' % cells['command', 'cached'],
+                '%.2f (%.2f to %.2f)' % cells['command', 'cold'], goal, cells['load', 'cached'][0], cells['load', 'cold'][0]))
+    tables['streams-ratio'] = lines
+    excess = [median(k, wall) / median(k) for k in cost]
+    tables['streams-wall'] = ['Medians of %d rounds. Wall time is %.2f times the CPU time in the middle of all rows, %.2f times at most.' % (
+        len({r['round'] for r in data}), statistics.median(excess), max(excess))]
+
+    figure, axes = plt.subplots(2, len(languages), figsize=(11, 6.4), sharex=True, sharey=True, squeeze=False)
+    for row, operation in enumerate(('command', 'load')):
+        for column, language in enumerate(languages):
+            ax = axes[row][column]
+            for variant, label, color, marker, style in lines_of:
+                ax.plot(lengths, [median((operation, language, variant, n)) for n in lengths], label=label,
+                        color=color, marker=marker, markersize=4, linestyle=style)
+            ax.set_xscale('log')
+            ax.set_yscale('log')
+            ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: format(int(v), ',')))
+            ax.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: '%s' % format(int(v), ',') if v >= 1 else '%g' % v))
+            ax.tick_params(axis='x', labelsize=8)
+            ax.grid(alpha=.3)
+            ax.set_title('%s, one %s' % (language, operation), fontsize=10)
+            if column == 0:
+                ax.set_ylabel('CPU, microseconds')
+            if row == 1:
+                ax.set_xlabel('events of the instance')
+    axes[0][0].legend(frameon=False, fontsize=8)
+    save(figure, 'streams')
+    tables['streams-plot'] = ['![CPU by the length of the stream](results/streams.svg)']
+
+
+def memory():
+    data = rows('memory')
+    if data is None:
+        return
+    grown = {}
+    for r in data:
+        grown.setdefault((r['language'], r['state_cache_size']), []).append((int(r['before_kb']), int(r['after_kb'])))
+    lines = ['| written in | `esrs.state_cache_size` | before | after %s instances | more than without a cache |' % format(
+        int(data[0]['instances']), ','), '|---|---:|---:|---:|---:|']
+    for (language, size), values in grown.items():
+        before, after = (statistics.median(v) / 1024 for v in zip(*values))
+        if size == '0':
+            without = after
+        lines.append('| %s | %s | %.1f MB | %.1f MB | %s |' % (
+            language, size, before, after, '' if size == '0' else '%.1f MB' % (after - without)))
+    tables['memory'] = lines
+
+
 latency()
 backlog()
 writers()
+streams()
+memory()
 for lines in tables.values():
     print('\n'.join(lines) + '\n')
 if readme:
     with open(readme) as file:
         text = file.read()
-    about = dict(csv.reader(open(os.path.join(results, 'about.csv'))))
-    tables['about'] = ['Commit %s, %s; PostgreSQL %s; %s CPUs (%s); one fdatasync %s ms; fsync and synchronous_commit on.' % (
-        about['commit'], about['date'], about['postgresql'], about['cpus'], about['cpu'], about['fsync_ms'])]
+    about, sets = {}, {}
+    for r in rows('about'):
+        about.setdefault(r['set'], {})[r['key']] = r['value']
+    for name in sorted(about, key='latency backlog writers streams memory'.split().index):
+        machine = about[name]
+        sets.setdefault('commit %s, %s; PostgreSQL %s; %s CPUs (%s); one fdatasync %s ms' % tuple(
+            machine[k] for k in ('commit', 'date', 'postgresql', 'cpus', 'cpu', 'fsync_ms')), []).append(name)
+    tables['about'] = ['* %s: %s' % (', '.join(names), line) for line, names in sets.items()]
+    tables['about'] += ['', 'fsync and synchronous_commit are on.']
     for name, lines in tables.items():
         begin, end = '<!-- begin %s -->\n' % name, '<!-- end %s -->' % name
         head, rest = text.split(begin, 1)
