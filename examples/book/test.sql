@@ -68,6 +68,9 @@ SELECT esrs_handle_command('book', :book, '{"Buy": {"num_of_copies": 12}}');
 \set VERBOSITY default
 SELECT count(*) AS events, max(sequence_number) AS newest FROM book_events;
 
+-- What was before may still be on its way to being told.
+SELECT esrs_stop_workers() >= 0 AS quiet;
+
 -- The event bus: every session that listens is told, by the background worker soon after the
 -- commit, or, as here, by the session that commits.
 SELECT esrs_alter_aggregate('book', '{"notify": "commit"}');

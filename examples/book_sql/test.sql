@@ -134,6 +134,9 @@ SELECT aggregate_id, sequence_number, state
 -- All that happened, in one order over all books: what a subscriber reads.
 SELECT aggregate_id, sequence_number, payload FROM esrs_feed('{book}');
 
+-- What was before may still be on its way to being told.
+SELECT esrs_stop_workers() >= 0 AS quiet;
+
 -- The event bus: every session that listens is told, by the background worker soon after the
 -- commit, or, as here, by the session that commits.
 SELECT esrs_alter_aggregate('book', '{"notify": "commit"}');
