@@ -81,6 +81,15 @@ esrs_spi_prepare_ordered(const char *query, int nargs, Oid *types)
 	return prepare(query, nargs, types, CURSOR_OPT_FAST_PLAN);
 }
 
+/* The plan that is kept in a variable; made if it is not there yet. */
+SPIPlanPtr
+esrs_spi_keep(SPIPlanPtr *plan, const char *query, int nargs, Oid *types)
+{
+	if (*plan == NULL)
+		*plan = esrs_spi_prepare(query, nargs, types);
+	return *plan;
+}
+
 /*
  * Have plans that are made now use an index also for a table that is small: they are
  * kept while it grows.  Until the identity taken by esrs_security_become() ends.
@@ -116,17 +125,10 @@ uint64
 esrs_spi_select_at(SPIPlanPtr plan, Datum *values, const char *nulls,
 				   Snapshot snapshot)
 {
-	MemoryContext before = CurrentMemoryContext;
-	int			rc = SPI_execute_snapshot(plan, values, nulls, snapshot,
-										  InvalidSnapshot, true, false, 0);
-
-	if (rc != SPI_OK_SELECT)
-		elog(ERROR, "unexpected SPI result %s", SPI_result_code_string(rc));
-	MemoryContextSwitchTo(before);
-	return SPI_processed;
+	return esrs_spi_select_first(plan, values, nulls, snapshot, 0);
 }
 
-/* The same for no more than so many rows. */
+/* The same for no more than so many rows; 0: all. */
 uint64
 esrs_spi_select_first(SPIPlanPtr plan, Datum *values, const char *nulls,
 					  Snapshot snapshot, int64 count)

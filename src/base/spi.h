@@ -17,6 +17,7 @@ extern void esrs_spi_begin(void);
 extern void esrs_spi_end(void);
 extern SPIPlanPtr esrs_spi_prepare(const char *query, int nargs, Oid *types);
 extern SPIPlanPtr esrs_spi_prepare_ordered(const char *query, int nargs, Oid *types);
+extern SPIPlanPtr esrs_spi_keep(SPIPlanPtr *plan, const char *query, int nargs, Oid *types);
 extern void esrs_spi_prefer_index(void);
 extern uint64 esrs_spi_execute(SPIPlanPtr plan, Datum *values, const char *nulls,
 							   int expected);

@@ -46,14 +46,6 @@ static SPIPlanPtr lock_waiting_plan = NULL;
 static SPIPlanPtr advance_plan = NULL;
 static SPIPlanPtr advance_ahead_plan = NULL;
 
-static SPIPlanPtr
-keep(SPIPlanPtr *plan, const char *query, int nargs, Oid *types)
-{
-	if (*plan == NULL)
-		*plan = esrs_spi_prepare(query, nargs, types);
-	return *plan;
-}
-
 /* Run one statement on the rows of a consumer, $1, as their owner. */
 static uint64
 change(const char *query, const char *name, int nargs, Oid *more_types, Datum *more,
@@ -191,7 +183,7 @@ fetch(SPIPlanPtr *plan, const char *query, const char *name, int partition,
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	found = esrs_spi_execute(keep(plan, query, 2, types), values, NULL, SPI_OK_SELECT) > 0;
+	found = esrs_spi_execute(esrs_spi_keep(plan, query, 2, types), values, NULL, SPI_OK_SELECT) > 0;
 	if (found)
 	{
 		checkpoint->position = DatumGetInt64(esrs_spi_column(0, 1, &isnull));
@@ -247,28 +239,28 @@ esrs_checkpoint_advance(const char *name, int partition, int64 position, int64 *
 	if (n > 0)
 	{
 		values[3] = esrs_checkpoint_positions(ahead, n);
-		(void) esrs_spi_execute(keep(&advance_ahead_plan,
-									 "UPDATE esrs.checkpoints SET position = $3, ahead ="
-									 " (ahead OPERATOR(pg_catalog.+)"
-									 " (SELECT pg_catalog.range_agg(pg_catalog.int8range(a, a, '[]'))"
-									 " FROM pg_catalog.unnest($4) AS a))"
-									 " OPERATOR(pg_catalog.*)"
-									 " pg_catalog.int8multirange(pg_catalog.int8range($3, NULL, '()')),"
-									 " attempts = 0, retry_at = NULL, failing = NULL, last_error = NULL,"
-									 " updated_at = pg_catalog.clock_timestamp()"
-									 " WHERE name OPERATOR(pg_catalog.=) $1"
-									 " AND partition OPERATOR(pg_catalog.=) $2", 4, types),
+		(void) esrs_spi_execute(esrs_spi_keep(&advance_ahead_plan,
+											  "UPDATE esrs.checkpoints SET position = $3, ahead ="
+											  " (ahead OPERATOR(pg_catalog.+)"
+											  " (SELECT pg_catalog.range_agg(pg_catalog.int8range(a, a, '[]'))"
+											  " FROM pg_catalog.unnest($4) AS a))"
+											  " OPERATOR(pg_catalog.*)"
+											  " pg_catalog.int8multirange(pg_catalog.int8range($3, NULL, '()')),"
+											  " attempts = 0, retry_at = NULL, failing = NULL, last_error = NULL,"
+											  " updated_at = pg_catalog.clock_timestamp()"
+											  " WHERE name OPERATOR(pg_catalog.=) $1"
+											  " AND partition OPERATOR(pg_catalog.=) $2", 4, types),
 								values, NULL, SPI_OK_UPDATE);
 	}
 	else
-		(void) esrs_spi_execute(keep(&advance_plan,
-									 "UPDATE esrs.checkpoints SET position = $3, ahead ="
-									 " ahead OPERATOR(pg_catalog.*)"
-									 " pg_catalog.int8multirange(pg_catalog.int8range($3, NULL, '()')),"
-									 " attempts = 0, retry_at = NULL, failing = NULL, last_error = NULL,"
-									 " updated_at = pg_catalog.clock_timestamp()"
-									 " WHERE name OPERATOR(pg_catalog.=) $1"
-									 " AND partition OPERATOR(pg_catalog.=) $2", 3, types),
+		(void) esrs_spi_execute(esrs_spi_keep(&advance_plan,
+											  "UPDATE esrs.checkpoints SET position = $3, ahead ="
+											  " ahead OPERATOR(pg_catalog.*)"
+											  " pg_catalog.int8multirange(pg_catalog.int8range($3, NULL, '()')),"
+											  " attempts = 0, retry_at = NULL, failing = NULL, last_error = NULL,"
+											  " updated_at = pg_catalog.clock_timestamp()"
+											  " WHERE name OPERATOR(pg_catalog.=) $1"
+											  " AND partition OPERATOR(pg_catalog.=) $2", 3, types),
 								values, NULL, SPI_OK_UPDATE);
 	esrs_spi_end();
 	esrs_security_restore(&before);

@@ -135,14 +135,6 @@ update_one(Oid events, const char *name, int nargs, Jsonb *initial_state, bool c
 					 errdetail("No aggregate of this name was made that folds events in a query.")));
 		return;
 	}
-	if (!OidIsValid(function) && ours != NIL)
-	{
-		/* the table was moved; views that use the aggregate follow it */
-		run_as(owner, psprintf("ALTER AGGREGATE %s SET SCHEMA %s",
-							   format_procedure_qualified(linitial_oid(ours)),
-							   quote_identifier(get_namespace_name(schema))));
-		function = linitial_oid(ours);
-	}
 	if (OidIsValid(function) && !changed)
 		return;
 	if (pg_namespace_aclcheck(schema, owner, ACL_CREATE) != ACLCHECK_OK ||
@@ -156,6 +148,16 @@ update_one(Oid events, const char *name, int nargs, Jsonb *initial_state, bool c
 							   get_namespace_name(esrs_extension()->internals))));
 		return;
 	}
+	if (!OidIsValid(function) && ours != NIL)
+	{
+		/* the table was moved; views that use the aggregate follow it */
+		run_as(owner, psprintf("ALTER AGGREGATE %s SET SCHEMA %s",
+							   format_procedure_qualified(linitial_oid(ours)),
+							   quote_identifier(get_namespace_name(schema))));
+		function = linitial_oid(ours);
+	}
+	if (OidIsValid(function) && !changed)
+		return;
 	initStringInfo(&state);
 	if (initial_state != NULL)
 		esrs_jsonb_append(&state, initial_state);

@@ -76,8 +76,8 @@ fold_event(EsrsRecord *record, void *arg)
 }
 
 /* What makes a state that is folded now, by the current user. */
-void
-esrs_state_origin(EsrsAggregate *agg, EsrsOrigin *origin)
+static void
+set_origin(EsrsAggregate *agg, EsrsOrigin *origin)
 {
 	memset(origin, 0, sizeof(*origin));
 	origin->meaning = agg->meaning;
@@ -98,7 +98,6 @@ new_instance(EsrsAggregate *agg, const pg_uuid_t *id)
 	instance->agg = agg;
 	instance->id = *id;
 	instance->last_occurred_on = DT_NOBEGIN;
-	esrs_state_origin(agg, &instance->origin);
 	return instance;
 }
 
@@ -235,7 +234,7 @@ go_on(EsrsCall *call, EsrsInstance *instance, EsrsLoadLimit limit, Snapshot snap
 		.agg = instance->agg,.id = instance->id,.keepable = is_newest(limit),
 			.last_occurred_on = DT_NOBEGIN
 	};
-	esrs_state_origin(instance->agg, &instance->origin);
+	set_origin(instance->agg, &instance->origin);
 	return false;
 }
 
@@ -253,6 +252,7 @@ esrs_state_load(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id,
 	EsrsInstance *instance = new_instance(agg, id);
 	Fold		fold = {.call = call,.instance = instance,.limit = limit};
 
+	set_origin(agg, &instance->origin);
 	if (agg->unchanging && sees_history(agg, snapshot) && (as_owner || may_see_all(agg)))
 	{
 		instance->keepable = is_newest(limit);
@@ -354,6 +354,7 @@ esrs_state_new(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id)
 {
 	EsrsInstance *instance = new_instance(agg, id);
 
+	set_origin(agg, &instance->origin);
 	instance->keepable = true;
 	instance->state = esrs_callback_init_state(call, &agg->routine, CurrentMemoryContext);
 	esrs_call_reset(call);

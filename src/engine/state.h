@@ -54,7 +54,6 @@ extern EsrsInstance *esrs_state_load(EsrsCall *call, EsrsAggregate *agg, const p
 extern EsrsInstance *esrs_state_peek(EsrsAggregate *agg, const pg_uuid_t *id,
 									 Snapshot snapshot);
 extern void esrs_state_advance(EsrsCall *call, EsrsInstance *instance, List *records);
-extern void esrs_state_origin(EsrsAggregate *agg, EsrsOrigin *origin);
 extern EsrsInstance *esrs_state_new(EsrsCall *call, EsrsAggregate *agg, const pg_uuid_t *id);
 extern void esrs_state_keep(EsrsInstance *instance);
 extern bool esrs_state_store(EsrsCall *call, EsrsInstance *instance, int32 before,

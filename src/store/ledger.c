@@ -32,14 +32,6 @@ static SPIPlanPtr forget_commands_plan = NULL;
 static SPIPlanPtr is_gone_plan = NULL;
 static SPIPlanPtr record_deletion_plan = NULL;
 
-static SPIPlanPtr
-keep(SPIPlanPtr *plan, const char *query, int nargs, Oid *types)
-{
-	if (*plan == NULL)
-		*plan = esrs_spi_prepare(query, nargs, types);
-	return *plan;
-}
-
 /* SHA-256 of a command as compact text, into PG_SHA256_DIGEST_LENGTH bytes. */
 void
 esrs_ledger_digest(Jsonb *command, uint8 *sha256)
@@ -73,11 +65,11 @@ esrs_ledger_find_command(EsrsAggregate *agg, const pg_uuid_t *id,
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_prefer_index();
 	esrs_spi_begin();
-	found = esrs_spi_select_at(keep(&find_command_plan,
-									"SELECT sha256, sequence_number, events FROM esrs.commands"
-									" WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
-									" AND aggregate OPERATOR(pg_catalog.=) $2"
-									" AND command_id OPERATOR(pg_catalog.=) $3", 3, types),
+	found = esrs_spi_select_at(esrs_spi_keep(&find_command_plan,
+											 "SELECT sha256, sequence_number, events FROM esrs.commands"
+											 " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
+											 " AND aggregate OPERATOR(pg_catalog.=) $2"
+											 " AND command_id OPERATOR(pg_catalog.=) $3", 3, types),
 							   values, NULL, snapshot) > 0;
 	if (found)
 	{
@@ -120,10 +112,10 @@ esrs_ledger_record_command(EsrsAggregate *agg, const pg_uuid_t *id,
 	 */
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	if (esrs_spi_execute(keep(&record_command_plan,
-							  "INSERT INTO esrs.commands"
-							  " (aggregate_id, aggregate, command_id, sha256, sequence_number, events)"
-							  " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING", 6, types),
+	if (esrs_spi_execute(esrs_spi_keep(&record_command_plan,
+									   "INSERT INTO esrs.commands"
+									   " (aggregate_id, aggregate, command_id, sha256, sequence_number, events)"
+									   " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING", 6, types),
 						 values, NULL, SPI_OK_INSERT) != 1)
 		esrs_append_lost_race(agg, id);
 	esrs_spi_end();
@@ -142,11 +134,11 @@ esrs_ledger_is_gone(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot)
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_prefer_index();
 	esrs_spi_begin();
-	gone = esrs_spi_select_at(keep(&is_gone_plan,
-								   "SELECT 1 FROM esrs.deletions"
-								   " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
-								   " AND aggregate OPERATOR(pg_catalog.=) $2"
-								   " AND permanent LIMIT 1", 2, types),
+	gone = esrs_spi_select_at(esrs_spi_keep(&is_gone_plan,
+											"SELECT 1 FROM esrs.deletions"
+											" WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
+											" AND aggregate OPERATOR(pg_catalog.=) $2"
+											" AND permanent LIMIT 1", 2, types),
 							  values, NULL, snapshot) > 0;
 	esrs_spi_end();
 	esrs_security_restore(&before);
@@ -210,15 +202,15 @@ esrs_ledger_record_deletion(EsrsAggregate *agg, const pg_uuid_t *id, TimestampTz
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	(void) esrs_spi_execute(keep(&forget_commands_plan,
-								 "DELETE FROM esrs.commands"
-								 " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
-								 " AND aggregate OPERATOR(pg_catalog.=) $2", 2, types),
+	(void) esrs_spi_execute(esrs_spi_keep(&forget_commands_plan,
+										  "DELETE FROM esrs.commands"
+										  " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
+										  " AND aggregate OPERATOR(pg_catalog.=) $2", 2, types),
 							values, NULL, SPI_OK_DELETE);
-	(void) esrs_spi_execute(keep(&record_deletion_plan,
-								 "INSERT INTO esrs.deletions (aggregate_id, aggregate, position,"
-								 " deleted_at, last_sequence, permanent, metadata)"
-								 " VALUES ($1, $2, $3, $4, $5, $6, $7)", 7, types),
+	(void) esrs_spi_execute(esrs_spi_keep(&record_deletion_plan,
+										  "INSERT INTO esrs.deletions (aggregate_id, aggregate, position,"
+										  " deleted_at, last_sequence, permanent, metadata)"
+										  " VALUES ($1, $2, $3, $4, $5, $6, $7)", 7, types),
 							values, nulls, SPI_OK_INSERT);
 	esrs_spi_end();
 	esrs_security_restore(&before);

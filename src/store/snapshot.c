@@ -39,14 +39,6 @@ static SPIPlanPtr find_plan = NULL;
 static SPIPlanPtr write_plan = NULL;
 static SPIPlanPtr delete_plan = NULL;
 
-static SPIPlanPtr
-keep(SPIPlanPtr *plan, const char *query, int nargs, Oid *types)
-{
-	if (*plan == NULL)
-		*plan = esrs_spi_prepare(query, nargs, types);
-	return *plan;
-}
-
 static int64
 checksum(const EsrsSnapshot *s, const uint8 *fingerprint)
 {
@@ -79,11 +71,11 @@ esrs_snapshot_find(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_prefer_index();
 	esrs_spi_begin();
-	if (esrs_spi_select_at(keep(&find_plan,
-								"SELECT sequence_number, event_id, occurred_on, fingerprint,"
-								" checksum, state, position FROM esrs.snapshots"
-								" WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
-								" AND aggregate OPERATOR(pg_catalog.=) $2", 2, types),
+	if (esrs_spi_select_at(esrs_spi_keep(&find_plan,
+										 "SELECT sequence_number, event_id, occurred_on, fingerprint,"
+										 " checksum, state, position FROM esrs.snapshots"
+										 " WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
+										 " AND aggregate OPERATOR(pg_catalog.=) $2", 2, types),
 						   values, NULL, snapshot) > 0)
 	{
 		bytea	   *made_by = DatumGetByteaPP(esrs_spi_column(0, 4, &isnull));
@@ -135,16 +127,16 @@ esrs_snapshot_write(EsrsAggregate *agg, const EsrsSnapshot *s)
 	values[8] = Int64GetDatum(s->position);
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	(void) esrs_spi_execute(keep(&write_plan,
-								 "INSERT INTO esrs.snapshots AS s (aggregate_id, aggregate,"
-								 " sequence_number, event_id, occurred_on, fingerprint, checksum, state, position)"
-								 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-								 " ON CONFLICT (aggregate_id, aggregate) DO UPDATE SET"
-								 " sequence_number = excluded.sequence_number,"
-								 " event_id = excluded.event_id, position = excluded.position,"
-								 " occurred_on = excluded.occurred_on,"
-								 " fingerprint = excluded.fingerprint, checksum = excluded.checksum,"
-								 " state = excluded.state", 9, types),
+	(void) esrs_spi_execute(esrs_spi_keep(&write_plan,
+										  "INSERT INTO esrs.snapshots AS s (aggregate_id, aggregate,"
+										  " sequence_number, event_id, occurred_on, fingerprint, checksum, state, position)"
+										  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+										  " ON CONFLICT (aggregate_id, aggregate) DO UPDATE SET"
+										  " sequence_number = excluded.sequence_number,"
+										  " event_id = excluded.event_id, position = excluded.position,"
+										  " occurred_on = excluded.occurred_on,"
+										  " fingerprint = excluded.fingerprint, checksum = excluded.checksum,"
+										  " state = excluded.state", 9, types),
 							values, NULL, SPI_OK_INSERT);
 	esrs_spi_end();
 	esrs_security_restore(&before);
@@ -165,10 +157,10 @@ esrs_snapshot_delete(EsrsAggregate *agg, const pg_uuid_t *id)
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_prefer_index();
 	esrs_spi_begin();
-	if (esrs_spi_execute(keep(&delete_plan,
-							  "DELETE FROM esrs.snapshots"
-							  " WHERE aggregate OPERATOR(pg_catalog.=) $1"
-							  " AND aggregate_id OPERATOR(pg_catalog.=) $2", 2, types),
+	if (esrs_spi_execute(esrs_spi_keep(&delete_plan,
+									   "DELETE FROM esrs.snapshots"
+									   " WHERE aggregate OPERATOR(pg_catalog.=) $1"
+									   " AND aggregate_id OPERATOR(pg_catalog.=) $2", 2, types),
 						 values, NULL, SPI_OK_DELETE) == 0 &&
 		IsolationUsesXactSnapshot() &&
 		esrs_spi_select_latest("SELECT 1 FROM esrs.snapshots"
