@@ -347,7 +347,7 @@ esrs_aggregate_load(EsrsAggregate *agg)
 		report_table(name, condition, &info);
 	agg->owner = info.owner;
 	agg->table = MemoryContextStrdup(agg->context, info.table);
-	agg->sequence_index_name = MemoryContextStrdup(agg->context, get_rel_name(info.sequence_index));
+	agg->sequence_index_name = MemoryContextStrdup(agg->context, info.sequence_index);
 	agg->unchanging = info.unchanging;
 	agg->stamp = info.stamp;
 	load_functions(agg, given, &info);

@@ -306,9 +306,7 @@ esrs_event_table_set_unique_id(Oid events, bool unique)
 	if (unique && !OidIsValid(index))
 		esrs_spi_utility(psprintf("CREATE UNIQUE INDEX ON %s (id)", esrs_event_table_name(events)));
 	else if (!unique && OidIsValid(index))
-		esrs_spi_utility(psprintf("DROP INDEX %s",
-								  quote_qualified_identifier(get_namespace_name(get_rel_namespace(index)),
-															 get_rel_name(index))));
+		esrs_spi_utility(psprintf("DROP INDEX %s", esrs_event_table_name(index)));
 }
 
 /*

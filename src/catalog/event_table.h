@@ -54,7 +54,8 @@ typedef struct EsrsTableInfo
 {
 	Oid			owner;
 	char	   *table;			/* qualified and quoted */
-	Oid			sequence_index; /* unique (aggregate_id, sequence_number) */
+	char	   *sequence_index; /* name: unique (aggregate_id,
+								 * sequence_number) */
 	List	   *callbacks;		/* OIDs that the default names, in order */
 	char	   *problem;		/* what is wrong, if FOREIGN */
 	bool		guarded;		/* the guard is there and enabled */

@@ -94,9 +94,12 @@ is_whole(Relation index)
 	return heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 }
 
-/* The unique index on exactly (aggregate_id, sequence_number), or InvalidOid. */
+/*
+ * The unique index on exactly (aggregate_id, sequence_number), or InvalidOid; and
+ * its name, in the current context, if that is asked for.
+ */
 static Oid
-find_sequence_index(Relation rel)
+find_sequence_index(Relation rel, char **name)
 {
 	AttrNumber	aggregate_id = esrs_event_table_column(RelationGetDescr(rel), "aggregate_id");
 	AttrNumber	sequence = esrs_event_table_column(RelationGetDescr(rel), "sequence_number");
@@ -114,7 +117,11 @@ find_sequence_index(Relation rel)
 			form->indkey.values[0] == aggregate_id &&
 			form->indkey.values[1] == sequence &&
 			is_whole(index))
+		{
 			result = lfirst_oid(lc);
+			if (name != NULL)
+				*name = pstrdup(RelationGetRelationName(index));
+		}
 		index_close(index, AccessShareLock);
 	}
 	list_free(indexes);
@@ -125,7 +132,7 @@ find_sequence_index(Relation rel)
 bool
 esrs_event_table_has_our_key(Relation rel)
 {
-	return RelationGetPrimaryKeyIndex(rel) == find_sequence_index(rel);
+	return RelationGetPrimaryKeyIndex(rel) == find_sequence_index(rel, NULL);
 }
 
 /*
@@ -149,7 +156,7 @@ esrs_event_table_problem(Relation rel, int ncolumns)
 		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
 		return pstrdup("another table inherits from it");
 	problem = check_columns(rel, ncolumns);
-	if (problem == NULL && !OidIsValid(find_sequence_index(rel)))
+	if (problem == NULL && !OidIsValid(find_sequence_index(rel, NULL)))
 		problem = pstrdup("it has no unique index on (aggregate_id, sequence_number)");
 	return problem;
 }
@@ -285,17 +292,22 @@ char *
 esrs_event_table_name(Oid events)
 {
 	char	   *name = get_rel_name(events);
+	char	   *schema = get_namespace_name(get_rel_namespace(events));
 
-	if (name == NULL)
+	/* unless it is locked, it may be dropped between any two lookups */
+	if (name == NULL || schema == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table with OID %u does not exist", events)));
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(events)), name);
+	return quote_qualified_identifier(schema, name);
 }
 
 /*
  * Look at the table of a registered aggregate.  The result's members are in
  * the current context and are set as far as the table goes.
+ *
+ * The table is locked only meanwhile: whatever is to be known of it must be read
+ * here, as it may be dropped the moment this returns.
  */
 EsrsTableCondition
 esrs_event_table_inspect(Oid events, const char *name, EsrsTableInfo *info)
@@ -315,7 +327,9 @@ esrs_event_table_inspect(Oid events, const char *name, EsrsTableInfo *info)
 	{
 		Trigger    *guard = esrs_event_table_guard(rel);
 
-		info->sequence_index = find_sequence_index(rel);
+		if (!OidIsValid(find_sequence_index(rel, &info->sequence_index)))
+			info->sequence_index = pstrdup(""); /* dropped CONCURRENTLY just
+												 * now */
 		info->guarded = guard != NULL && guard->tgenabled == TRIGGER_FIRES_ALWAYS;
 		info->unchanging = guard != NULL && guard_refuses(guard) &&
 			!rel->trigdesc->trig_insert_before_row;

@@ -35,6 +35,9 @@
 /* So many events are read at once. */
 #define BATCH		1000
 
+/* A failure that lasts for so many milliseconds is worth a line of the log. */
+#define LASTING_FAILURE	1000
+
 /* An aggregate whose events the worker announces. */
 typedef struct Announced
 {
@@ -45,7 +48,8 @@ typedef struct Announced
 	int64		new_head;		/* once the transaction is committed */
 	bool		wanted;			/* to be announced */
 	bool		was_wanted;		/* before the last refresh */
-	bool		failed;			/* the last attempt; the log was told */
+	TimestampTz failing_since;	/* 0 if the last attempt succeeded */
+	bool		told;			/* the log knows that it is failing */
 	EsrsFeed	feed;
 } Announced;
 
@@ -315,7 +319,8 @@ announce(Announced *a)
 
 /*
  * The same in a subtransaction: what is wrong with one aggregate must not keep
- * the others silent.  The log is told of the first failure in a row.
+ * the others silent.  The log is told once, of a failure that lasts: what is over
+ * after a moment was a table that somebody dropped or altered.
  */
 static bool
 announce_contained(Announced *a)
@@ -330,22 +335,28 @@ announce_contained(Announced *a)
 	{
 		more = announce(a);
 		ReleaseCurrentSubTransaction();
-		a->failed = false;
+		a->failing_since = 0;
+		a->told = false;
 	}
 	PG_CATCH();
 	{
 		ErrorData  *error;
+		TimestampTz now = GetCurrentTimestamp();
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		if (!a->failed)
+		if (a->failing_since == 0)
+			a->failing_since = now;
+		if (!a->told && TimestampDifferenceExceeds(a->failing_since, now, LASTING_FAILURE))
+		{
+			a->told = true;
 			ereport(LOG,
 					(errcode(error->sqlerrcode),
 					 errmsg("could not announce events of aggregate \"%s\"", a->name),
 					 errdetail("SQLSTATE %s.", unpack_sql_state(error->sqlerrcode))));
-		a->failed = true;
+		}
 		a->new_head = 0;
 	}
 	PG_END_TRY();
