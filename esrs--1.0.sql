@@ -223,6 +223,20 @@ CREATE TABLE esrs.snapshots (
     PRIMARY KEY (aggregate_id, aggregate)
 ) WITH (fillfactor = 70);
 
+-- Rebuilds instance by instance that are not finished.  Not dumped: in another
+-- database they begin anew.
+CREATE TABLE esrs.rebuilds (
+    handlers text PRIMARY KEY,
+    version text NOT NULL,
+    last_id uuid NOT NULL,
+    instances bigint NOT NULL,
+    events bigint NOT NULL,
+    started_at timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE esrs.rebuilds IS 'how far rebuilds instance by instance are that were not finished';
+COMMENT ON COLUMN esrs.rebuilds.version IS 'of the event handlers and their functions: with others the rebuild begins anew';
+COMMENT ON COLUMN esrs.rebuilds.last_id IS 'the instance that was done last; they are done in the order of their ids';
 COMMENT ON SEQUENCE esrs.position_seq IS 'positions of all events of this database';
 COMMENT ON SEQUENCE esrs.handler_ordinal_seq IS 'order of registration of event handlers';
 COMMENT ON TABLE esrs.aggregates IS 'registered aggregates';
@@ -518,6 +532,28 @@ CREATE PROCEDURE @extschema@.esrs_run_handlers(
 LANGUAGE C
 AS 'MODULE_PATHNAME', 'esrs_run_handlers';
 
+CREATE PROCEDURE @extschema@.esrs_rebuild(
+    handler text,
+    aggregate_id uuid DEFAULT NULL,
+    strategy text DEFAULT 'in_place',
+    truncate regclass[] DEFAULT NULL,
+    max_rate int DEFAULT NULL,
+    resume boolean DEFAULT true
+)
+LANGUAGE C
+AS 'MODULE_PATHNAME', 'esrs_rebuild';
+
+CREATE PROCEDURE @extschema@.esrs_rebuild(
+    handlers text[],
+    aggregate_id uuid DEFAULT NULL,
+    strategy text DEFAULT 'in_place',
+    truncate regclass[] DEFAULT NULL,
+    max_rate int DEFAULT NULL,
+    resume boolean DEFAULT true
+)
+LANGUAGE C
+AS 'MODULE_PATHNAME', 'esrs_rebuild';
+
 CREATE FUNCTION @extschema@.esrs_wait_for(
     name text,
     up_to bigint DEFAULT NULL,
@@ -777,6 +813,24 @@ SELECT s.name, s.aggregates, s.ordering, s.start_at, c.status, c."position",
   JOIN esrs.consumers() c ON c.kind OPERATOR(pg_catalog.=) 'subscription'
    AND c.name OPERATOR(pg_catalog.=) s.name;
 
+CREATE FUNCTION esrs.rebuilds_in_progress(
+    OUT pid int, OUT handlers text, OUT strategy text, OUT phase text,
+    OUT events_done bigint, OUT events_total bigint,
+    OUT instances_done bigint, OUT instances_total bigint,
+    OUT events_per_second float8, OUT seconds_left float8, OUT started_at timestamptz
+)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_rebuilds_in_progress';
+
+CREATE VIEW @extschema@.esrs_progress_rebuild AS
+SELECT p.pid, p.handlers, p.strategy, p.phase, p.events_done, p.events_total,
+       p.instances_done, p.instances_total,
+       pg_catalog.round(p.events_per_second)::bigint AS events_per_second,
+       pg_catalog.make_interval(secs => pg_catalog.round(p.seconds_left)) AS estimated_rest,
+       p.started_at
+  FROM esrs.rebuilds_in_progress() p;
+
 -- A barrier: no condition of a reader's may look before his right is checked.
 CREATE VIEW @extschema@.esrs_dead_letters WITH (security_barrier) AS
 SELECT d.handler, d."position", d.aggregate, d.aggregate_id, d.event_id, d.sequence_number,
@@ -808,6 +862,7 @@ COMMENT ON VIEW @extschema@.esrs_handlers IS 'registered event handlers, called 
 COMMENT ON VIEW @extschema@.esrs_lag IS 'how far asynchronous event handlers are';
 COMMENT ON VIEW @extschema@.esrs_subscriptions IS 'consumers outside the database, and how far they are';
 COMMENT ON VIEW @extschema@.esrs_dead_letters IS 'events that a handler has given up, and those parked behind them; for members of the role that the handler runs as';
+COMMENT ON VIEW @extschema@.esrs_progress_rebuild IS 'rebuilds of read models that are in progress';
 COMMENT ON VIEW @extschema@.esrs_feed_blockers IS 'transactions for which readers in total order wait';
 
 -- ---------------------------------------------------------------------------
@@ -841,6 +896,7 @@ GRANT SELECT ON
     @extschema@.esrs_aggregates,
     @extschema@.esrs_handlers,
     @extschema@.esrs_lag,
+    @extschema@.esrs_progress_rebuild,
     @extschema@.esrs_subscriptions,
     @extschema@.esrs_dead_letters,
     @extschema@.esrs_feed_blockers
@@ -876,6 +932,9 @@ COMMENT ON FUNCTION @extschema@.esrs_feed(text[], bigint, int) IS 'events of sev
 COMMENT ON FUNCTION @extschema@.esrs_event_json(@extschema@.esrs_event) IS 'the message of an event, as an event bus sends it';
 COMMENT ON PROCEDURE @extschema@.esrs_execute(text, uuid, jsonb, int, jsonb, uuid, @extschema@.esrs_result) IS 'handle a command, commit, and run the asynchronous event handlers of the instance; a rejection is a result';
 COMMENT ON PROCEDURE @extschema@.esrs_run_handlers(text, int) IS 'run asynchronous event handlers here, one transaction a batch, until there is nothing left to do';
+COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text, uuid, text, regclass[], int, boolean) IS 'make anew what an event handler has written, of all instances or of one';
+COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text[], uuid, text, regclass[], int, boolean) IS 'the same for several event handlers at once';
+COMMENT ON FUNCTION esrs.rebuilds_in_progress() IS 'rebuilds that are in progress';
 COMMENT ON FUNCTION @extschema@.esrs_wait_for(text, bigint, interval) IS 'wait until an asynchronous event handler has handled all events up to a position; false after the timeout';
 COMMENT ON FUNCTION @extschema@.esrs_pause_handler(text) IS 'stop calling an event handler, or handing out events of a subscription';
 COMMENT ON FUNCTION @extschema@.esrs_resume_handler(text) IS 'go on where an event handler, or a subscription, was paused or has failed';

@@ -90,13 +90,20 @@ prepare_frame(Frame *frame, EsrsAggregate *agg, const pg_uuid_t *id)
 						 "esrs.max_nesting")));
 }
 
-/* Refuse early where nothing may be written. */
+/* Refuse early where nothing may be written: 25006, or 55000 in a rebuild. */
 void
 esrs_command_check_writable(const char *function)
 {
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
 	PreventCommandDuringRecovery(function);
+	if (esrs_invoke_is_replaying())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s cannot be called by an event handler that is being rebuilt", function),
+				 errdetail("What it has done once would be done again."),
+				 errhint("A handler that does more than write its read model is not replayable: say so with esrs_alter_handler('%s', '{\"replayable\": false}').",
+						 esrs_invoke_running() ? esrs_invoke_running() : "...")));
 }
 
 /* ------------------------------------------------------------------------

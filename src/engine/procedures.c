@@ -14,6 +14,8 @@
 
 #include "esrs.h"
 
+#include "engine/procedures.h"
+
 #include "access/xact.h"
 #include "base/spi.h"
 #include "catalog/datum.h"
@@ -40,16 +42,16 @@ PG_FUNCTION_INFO_V1(esrs_execute);
 #define EXECUTE_TIMEOUT		5000
 
 /* Was the procedure called where it may commit? */
-static bool
-may_commit(FunctionCallInfo fcinfo)
+bool
+esrs_procedure_may_commit(FunctionCallInfo fcinfo)
 {
 	return fcinfo->context != NULL && IsA(fcinfo->context, CallContext) &&
 		!castNode(CallContext, fcinfo->context)->atomic;
 }
 
 /* Connect to SPI for a procedure that commits in between. */
-static void
-connect(bool nonatomic)
+void
+esrs_procedure_connect(bool nonatomic)
 {
 	if (SPI_connect_ext(nonatomic ? SPI_OPT_NONATOMIC : 0) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -59,21 +61,32 @@ connect(bool nonatomic)
  * Commit, and begin a transaction in which the feed can be read, whatever the
  * session's default is.
  */
-static void
-commit_and_go_on(void)
+void
+esrs_procedure_commit(void)
 {
 	SPI_commit();
 	if (!FirstSnapshotSet)
 		XactIsoLevel = XACT_READ_COMMITTED;
 }
 
-static void
-refuse_inside_callback(const char *procedure)
+void
+esrs_procedure_refuse_inside_callback(const char *procedure)
 {
 	if (esrs_call_is_running())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("%s cannot be called by a callback or an event handler", procedure)));
+}
+
+/* Raise 0A000 where events that were committed meanwhile could not be seen. */
+void
+esrs_procedure_check_isolation(bool nonatomic)
+{
+	if (!nonatomic && IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("event handlers cannot be run at this isolation level"),
+				 errhint("Use READ COMMITTED, or call the procedure outside of a transaction block.")));
 }
 
 /* ------------------------------------------------------------------------
@@ -196,7 +209,7 @@ run_round(EsrsConsumerEntry *entry, bool contained, bool nonatomic, int64 *left)
 		if (run.outcome == ESRS_RUN_DONE)
 			(*left)--;
 		if (nonatomic)
-			commit_and_go_on();
+			esrs_procedure_commit();
 	}
 	return more;
 }
@@ -210,28 +223,24 @@ run_round(EsrsConsumerEntry *entry, bool contained, bool nonatomic, int64 *left)
 Datum
 esrs_run_handlers(PG_FUNCTION_ARGS)
 {
-	bool		nonatomic = may_commit(fcinfo);
+	bool		nonatomic = esrs_procedure_may_commit(fcinfo);
 	char	   *name = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
 	int64		left = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT32(1);
 	List	   *handlers;
 	bool		more;
 
 	esrs_command_check_writable("esrs_run_handlers()");
-	refuse_inside_callback("esrs_run_handlers()");
+	esrs_procedure_refuse_inside_callback("esrs_run_handlers()");
 	if (left < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_batches must be at least 1")));
-	if (!nonatomic && IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("event handlers cannot be run at this isolation level"),
-				 errhint("Use READ COMMITTED, or call the procedure outside of a transaction block.")));
-	connect(nonatomic);
+	esrs_procedure_check_isolation(nonatomic);
+	esrs_procedure_connect(nonatomic);
 
 	/* what the caller has done so far is not the handlers' business */
 	if (nonatomic)
-		commit_and_go_on();
+		esrs_procedure_commit();
 	handlers = handlers_to_run(name, nonatomic);
 	do
 	{
@@ -331,7 +340,7 @@ catch_up(InstanceRun *run)
 		run->behind = true;
 		run->batch = ESRS_RUN_INACTIVE;
 		error = contained(run->handler, run_any, run);
-		commit_and_go_on();
+		esrs_procedure_commit();
 		if (!run->behind)
 			return;
 		if (error != NULL || run->batch == ESRS_RUN_RETRYING ||
@@ -356,7 +365,7 @@ run_for_instance(InstanceRun *run)
 	{
 		run->outcome = ESRS_INSTANCE_FAILED;
 		(void) contained(run->handler, run_instance, run);
-		commit_and_go_on();
+		esrs_procedure_commit();
 	} while (run->outcome == ESRS_INSTANCE_MORE);
 	if (run->outcome == ESRS_INSTANCE_LEFT)
 		catch_up(run);
@@ -372,7 +381,7 @@ Datum
 esrs_execute(PG_FUNCTION_ARGS)
 {
 	MemoryContext outer = CurrentMemoryContext;
-	bool		nonatomic = may_commit(fcinfo);
+	bool		nonatomic = esrs_procedure_may_commit(fcinfo);
 	EsrsCommand command;
 	EsrsOutcome outcome;
 	Datum		values[ESRS_RESULT_COLUMNS];
@@ -385,7 +394,7 @@ esrs_execute(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	esrs_command_check_writable("esrs_execute()");
-	connect(nonatomic);
+	esrs_procedure_connect(nonatomic);
 	esrs_arguments_command(fcinfo, &command);
 	command.catch_rejection = true;
 	command.want_records = true;
@@ -398,7 +407,7 @@ esrs_execute(PG_FUNCTION_ARGS)
 				 errdetail("esrs_execute() cannot commit here: it was called in a transaction block or by a function.")));
 	if (nonatomic)
 	{
-		commit_and_go_on();
+		esrs_procedure_commit();
 		foreach(lc, handlers)
 		{
 			InstanceRun run = {.handler = (char *) lfirst(lc),.aggregate = command.aggregate,

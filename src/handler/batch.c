@@ -89,6 +89,19 @@ leave_nothing_for_commit(void)
 	esrs_spi_end();
 }
 
+/* The same, for a handler that was called without a transaction of its own. */
+void
+esrs_batch_leave_nothing(EsrsConsumer *consumer)
+{
+	EsrsIdentity before;
+
+	esrs_security_act_as(&before, consumer->handler->run_as, consumer->search_path);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	leave_nothing_for_commit();
+	PopActiveSnapshot();
+	esrs_security_restore(&before);
+}
+
 /* Call a set-based handler with the events collected so far. */
 static void
 call_with_set(EsrsBatch *batch, Datum *events, int *n, EsrsBatchItem *last)
@@ -96,6 +109,7 @@ call_with_set(EsrsBatch *batch, Datum *events, int *n, EsrsBatchItem *last)
 	if (*n == 0)
 		return;
 	esrs_invoke_set_cause(last->record);
+	batch->at = last;
 	esrs_invoke(batch->consumer->handler, last->agg->name, &last->record->aggregate_id,
 				esrs_datum_array_of_events(events, *n), false);
 	*n = 0;
@@ -122,6 +136,7 @@ call_items(EsrsBatch *batch, int from, int to)
 		EsrsRecord *record = item->record;
 
 		CHECK_FOR_INTERRUPTS();
+		batch->at = item;
 		if (i > from && !handler->set_based && GetCurrentTimestamp() >= batch->deadline)
 			break;
 		call->aggregate = item->agg->name;
@@ -153,9 +168,34 @@ call_items(EsrsBatch *batch, int from, int to)
 		MemoryContextReset(scratch);
 	}
 	call_with_set(batch, events, &nevents, last);
+	batch->at = NULL;
 	esrs_call_end(call);
 	MemoryContextDelete(scratch);
 	return i;
+}
+
+/*
+ * Call the handler with the items from..to - 1, as its role.  Returns the first
+ * item that it did not get to because the time was up.  Raises what the handler
+ * raises.
+ */
+int
+esrs_batch_call(EsrsBatch *batch, int from, int to)
+{
+	EsrsIdentity before;
+	int			done;
+
+	esrs_security_act_as(&before, batch->consumer->handler->run_as,
+						 batch->consumer->search_path);
+	if (batch->restricted)
+		esrs_security_restrict();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	done = call_items(batch, from, to);
+	if (batch->own_transaction)
+		leave_nothing_for_commit();
+	PopActiveSnapshot();
+	esrs_security_restore(&before);
+	return done;
 }
 
 /*
@@ -185,18 +225,7 @@ esrs_batch_attempt(EsrsBatch *batch, int from, int to)
 	MemoryContextSwitchTo(outer);
 	PG_TRY();
 	{
-		EsrsIdentity before;
-
-		esrs_security_act_as(&before, batch->consumer->handler->run_as,
-							 batch->consumer->search_path);
-		if (batch->restricted)
-			esrs_security_restrict();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		done = call_items(batch, from, to);
-		if (batch->own_transaction)
-			leave_nothing_for_commit();
-		PopActiveSnapshot();
-		esrs_security_restore(&before);
+		done = esrs_batch_call(batch, from, to);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();

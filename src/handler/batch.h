@@ -32,11 +32,14 @@ typedef struct EsrsBatch
 	int64		max;			/* so many at most; then "full" */
 	bool		full;
 	TimestampTz deadline;		/* begin nothing after that */
+	EsrsBatchItem *at;			/* the handler is being called with this one */
 	ErrorData  *error;			/* of the last attempt that failed */
 } EsrsBatch;
 
 extern void esrs_batch_read(EsrsBatch *batch, EsrsFeed *feed, List *aggregates,
 							EsrsFeedRange *range);
+extern int	esrs_batch_call(EsrsBatch *batch, int from, int to);
+extern void esrs_batch_leave_nothing(EsrsConsumer *consumer);
 extern int	esrs_batch_attempt(EsrsBatch *batch, int from, int to);
 extern bool esrs_batch_is_retryable(const ErrorData *error);
 

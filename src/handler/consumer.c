@@ -98,15 +98,20 @@ fill(EsrsConsumer *consumer)
 	consumer->active = strcmp(esrs_spi_text(0, 15), "active") == 0;
 	consumer->version = DatumGetTransactionId(esrs_spi_column(0, 16, &isnull));
 	consumer->replayable = DatumGetBool(esrs_spi_column(0, 17, &isnull));
+	consumer->async = strcmp(esrs_spi_text(0, 18), "async") == 0;
+	consumer->ordinal = DatumGetInt64(esrs_spi_column(0, 19, &isnull));
 	MemoryContextSwitchTo(before);
 }
 
-/* Read a handler's row.  NULL if there is none, or it is not asynchronous. */
+/*
+ * Read a handler's row into a context below the current one.  NULL if there is
+ * none, or it is not asynchronous, unless "any" will do.
+ */
 static EsrsConsumer *
-load(const char *name)
+load(const char *name, bool any)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(name)};
+	Oid			types[2] = {TEXTOID, BOOLOID};
+	Datum		values[2] = {CStringGetTextDatum(name), BoolGetDatum(any)};
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "esrs consumer",
 												  ALLOCSET_SMALL_SIZES);
 	EsrsConsumer *consumer = MemoryContextAllocZero(context, sizeof(EsrsConsumer));
@@ -120,9 +125,10 @@ load(const char *name)
 	esrs_spi_begin();
 	found = esrs_spi_select_latest("SELECT " ESRS_HANDLER_COLUMNS ", aggregates, ordering,"
 								   " partitions, batch_size, on_error, max_attempts,"
-								   " search_path, status, xmin, replayable FROM esrs.handlers"
-								   " WHERE mode OPERATOR(pg_catalog.=) 'async'"
-								   " AND name OPERATOR(pg_catalog.=) $1", 1, types, values) > 0;
+								   " search_path, status, xmin, replayable, mode, ordinal"
+								   " FROM esrs.handlers"
+								   " WHERE (mode OPERATOR(pg_catalog.=) 'async' OR $2)"
+								   " AND name OPERATOR(pg_catalog.=) $1", 2, types, values) > 0;
 	if (found)
 		fill(consumer);
 	esrs_spi_end();
@@ -132,8 +138,28 @@ load(const char *name)
 		MemoryContextDelete(context);
 		return NULL;
 	}
-	MemoryContextSetParent(context, CacheMemoryContext);
 	return consumer;
+}
+
+/* The same for an asynchronous handler, and for as long as the cache keeps it. */
+static EsrsConsumer *
+load_for_cache(const char *name)
+{
+	EsrsConsumer *consumer = load(name, false);
+
+	if (consumer != NULL)
+		MemoryContextSetParent(consumer->context, CacheMemoryContext);
+	return consumer;
+}
+
+/*
+ * A handler of either mode, in a context below the current one, as it is now;
+ * NULL if there is none of that name.
+ */
+EsrsConsumer *
+esrs_consumer_load(const char *name)
+{
+	return load(name, true);
 }
 
 /* Set an entry aside until the transaction ends: a handler may look itself up. */
@@ -257,7 +283,7 @@ esrs_consumer_find(const char *name)
 	if (entry->consumer != NULL && entry->consumer->generation != esrs_demand_generation())
 		forget(entry);
 	if (entry->consumer == NULL)
-		entry->consumer = load(name);
+		entry->consumer = load_for_cache(name);
 	if (entry->consumer == NULL)
 	{
 		hash_search(cache, entry->name, HASH_REMOVE, NULL);
@@ -372,7 +398,7 @@ esrs_consumer_recheck(EsrsConsumer *consumer)
 	entry = cache_entry(consumer->name);
 	forget(entry);
 	if (TransactionIdIsValid(version))
-		entry->consumer = load(entry->name);
+		entry->consumer = load_for_cache(entry->name);
 	return entry->consumer;
 }
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * consumer.h
- *	  What is known of an asynchronous event handler, see consumer.c.
+ *	  What is known of an event handler that reads the feed, see consumer.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,6 +29,8 @@ typedef struct EsrsConsumer
 	TransactionId version;		/* xmin of its row */
 	List	   *aggregates;		/* of char * */
 	EsrsHandler *handler;
+	bool		async;			/* or transactional */
+	int64		ordinal;		/* of registration */
 	bool		active;
 	bool		total;			/* ordering */
 	bool		replayable;
@@ -52,6 +54,7 @@ typedef struct EsrsConsumerEntry
 
 extern List *esrs_consumer_list(void);
 extern EsrsConsumer *esrs_consumer_find(const char *name);
+extern EsrsConsumer *esrs_consumer_load(const char *name);
 extern EsrsConsumer *esrs_consumer_lookup(const char *name);
 extern EsrsConsumer *esrs_consumer_recheck(EsrsConsumer *consumer);
 extern List *esrs_consumer_aggregates(EsrsConsumer *consumer, uint32 **hashes);

@@ -124,6 +124,18 @@ esrs_dead_letter_is_parked(EsrsConsumer *consumer, EsrsAggregate *agg, const pg_
 					3, types, values, NULL, SPI_OK_SELECT) > 0;
 }
 
+/* Forget what a handler has given up, of one instance or, without "id", of all. */
+void
+esrs_dead_letter_forget(EsrsConsumer *consumer, const pg_uuid_t *id)
+{
+	Oid			types[2] = {TEXTOID, UUIDOID};
+	Datum		values[2] = {CStringGetTextDatum(consumer->name), UUIDPGetDatum(id)};
+
+	(void) as_owner("DELETE FROM esrs.dead_letters WHERE handler OPERATOR(pg_catalog.=) $1"
+					" AND ($2 IS NULL OR aggregate_id OPERATOR(pg_catalog.=) $2)",
+					2, types, values, id ? "  " : " n", SPI_OK_DELETE);
+}
+
 static void
 delete_letter(EsrsConsumer *consumer, int64 position)
 {

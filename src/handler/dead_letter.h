@@ -18,6 +18,7 @@ extern void esrs_dead_letter_write(EsrsConsumer *consumer, EsrsAggregate *agg,
 								   const EsrsRecord *record, int attempts, ErrorData *error);
 extern bool esrs_dead_letter_is_parked(EsrsConsumer *consumer, EsrsAggregate *agg,
 									   const pg_uuid_t *id);
+extern void esrs_dead_letter_forget(EsrsConsumer *consumer, const pg_uuid_t *id);
 extern bool esrs_dead_letter_has_any(EsrsConsumer *consumer);
 
 #endif							/* ESRS_HANDLER_DEAD_LETTER_H */

@@ -20,6 +20,9 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+/* Handlers are being called with what they have been called with before. */
+static bool replaying = false;
+
 /* The handler that is running, and for an asynchronous one its event. */
 static EsrsHandler *running = NULL;
 static const EsrsRecord *async_cause = NULL;
@@ -186,6 +189,19 @@ const char *
 esrs_invoke_running(void)
 {
 	return running ? running->name : NULL;
+}
+
+/* Note that handlers are called again with old events; or not any more. */
+void
+esrs_invoke_set_replaying(bool now_replaying)
+{
+	replaying = now_replaying;
+}
+
+bool
+esrs_invoke_is_replaying(void)
+{
+	return replaying;
 }
 
 /* Set the event that an asynchronous handler is called with, or NULL. */

@@ -28,6 +28,7 @@ typedef struct Shared
 {
 	slock_t		mutex;			/* of the databases in the slots */
 	EsrsSlot	slots[DATABASES];
+	EsrsRebuildPlaces rebuilds;
 } Shared;
 
 static Shared *shared = NULL;
@@ -61,6 +62,7 @@ init_shared(void)
 {
 	memset(shared, 0, sizeof(*shared));
 	SpinLockInit(&shared->mutex);
+	SpinLockInit(&shared->rebuilds.mutex);
 	for (int i = 0; i < DATABASES; i++)
 	{
 		SpinLockInit(&shared->slots[i].mutex);
@@ -105,6 +107,13 @@ attach(void)
 	PG_END_TRY();
 	LWLockRelease(AddinShmemInitLock);
 	return shared != NULL;
+}
+
+/* Where rebuilds can be watched; NULL if there is no shared memory. */
+EsrsRebuildPlaces *
+esrs_slots_rebuilds(void)
+{
+	return attach() ? &shared->rebuilds : NULL;
 }
 
 /* Does nothing run in a slot's database?  Its mutex is held. */

@@ -65,7 +65,44 @@ typedef struct EsrsSlot
 	pg_atomic_uint64 dirty;
 } EsrsSlot;
 
+/* So many rebuilds at once can be watched, in all databases. */
+#define ESRS_REBUILD_PLACES		16
+#define ESRS_REBUILD_NAME		(2 * NAMEDATALEN)
+
+/* What a rebuild is doing; see rebuilds.c. */
+typedef enum EsrsRebuildPhase
+{
+	ESRS_REBUILD_WAITING,		/* for locks */
+	ESRS_REBUILD_COUNTING,
+	ESRS_REBUILD_DELETING,
+	ESRS_REBUILD_REPLAYING,
+	ESRS_REBUILD_FINISHING
+} EsrsRebuildPhase;
+
+typedef struct EsrsRebuildPlace
+{
+	pid_t		pid;			/* 0: free */
+	Oid			database;
+	char		handlers[ESRS_REBUILD_NAME];
+	char		strategy[NAMEDATALEN];
+	EsrsRebuildPhase phase;
+	int64		events;			/* done; the totals are -1 if not known */
+	int64		events_total;
+	int64		instances;
+	int64		instances_total;
+	TimestampTz started_at;
+	TimestampTz replaying_since;	/* 0: not yet */
+	int64		events_before;	/* done by an earlier call that was cancelled */
+} EsrsRebuildPlace;
+
+typedef struct EsrsRebuildPlaces
+{
+	slock_t		mutex;
+	EsrsRebuildPlace places[ESRS_REBUILD_PLACES];
+} EsrsRebuildPlaces;
+
 extern EsrsSlot *esrs_slots_find(void);
+extern EsrsRebuildPlaces *esrs_slots_rebuilds(void);
 extern void esrs_slots_init(void);
 
 #endif							/* ESRS_SIGNAL_SLOTS_H */

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild_state.h
+ *	  How far a rebuild of many transactions has come, see rebuild_state.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_CATALOG_REBUILD_STATE_H
+#define ESRS_CATALOG_REBUILD_STATE_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+typedef struct EsrsRebuildState
+{
+	char	   *handlers;		/* key */
+	char	   *version;		/* of the handlers and their functions */
+	pg_uuid_t	last_id;		/* the instance that was done last */
+	int64		instances;
+	int64		events;
+	TimestampTz started_at;
+} EsrsRebuildState;
+
+extern char *esrs_rebuild_state_version(List *names);
+extern bool esrs_rebuild_state_find(const char *handlers, EsrsRebuildState *state);
+extern void esrs_rebuild_state_write(const EsrsRebuildState *state);
+extern void esrs_rebuild_state_delete(const char *handlers);
+
+#endif							/* ESRS_CATALOG_REBUILD_STATE_H */

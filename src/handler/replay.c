@@ -1,0 +1,242 @@
+/*-------------------------------------------------------------------------
+ *
+ * replay.c
+ *	  Calling event handlers with what has happened before: portion by portion,
+ *	  in order of position, each handler as the role that registered it.
+ *
+ * Of each event the handlers that take single events are called in the order of
+ * registration, as when it happened; those that take arrays follow after the
+ * portion.  Deletions are not replayed: whoever replays has deleted first, and
+ * no event of a deleted instance is left.
+ *
+ * What a handler raises ends the replay, and names the event.  Locks, checkpoints
+ * and what is deleted before are the caller's business.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "handler/replay.h"
+
+#include "base/security.h"
+#include "base/uuid.h"
+#include "handler/batch.h"
+#include "handler/invoke.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/* What is read at once. */
+typedef struct Portion
+{
+	MemoryContext context;
+	EsrsBatchItem *items;
+	int			n;
+	int64		max;
+} Portion;
+
+/* The role that all of the handlers run as. */
+Oid
+esrs_replay_role(EsrsReplay *replay)
+{
+	return ((EsrsReplayed *) linitial(replay->handlers))->consumer->handler->run_as;
+}
+
+static bool
+collect(EsrsAggregate *agg, EsrsRecord *record, void *arg)
+{
+	Portion    *portion = (Portion *) arg;
+	MemoryContext before;
+
+	if (record->deletion)
+		return true;
+	before = MemoryContextSwitchTo(portion->context);
+	portion->items[portion->n].agg = agg;
+	portion->items[portion->n++].record = esrs_event_copy(record);
+	MemoryContextSwitchTo(before);
+	return portion->n < portion->max;
+}
+
+/* Is this an event for the handler? */
+static bool
+concerns(EsrsReplayed *replayed, const EsrsBatchItem *item)
+{
+	int64		position = item->record->position;
+	ListCell   *lc;
+
+	if (replayed->limited && position > replayed->checkpoint.position &&
+		!DatumGetBool(OidFunctionCall2(F_MULTIRANGE_CONTAINS_ELEM, replayed->checkpoint.ahead,
+									   Int64GetDatum(position))))
+		return false;
+	foreach(lc, replayed->consumer->aggregates)
+	{
+		if (strcmp((char *) lfirst(lc), item->agg->name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+event_context(void *arg)
+{
+	EsrsBatch  *batch = (EsrsBatch *) arg;
+
+	if (batch->at != NULL)
+		errcontext(batch->consumer->handler->set_based ?
+				   "events, the last of them number %d of instance %s of aggregate \"%s\", at position " INT64_FORMAT :
+				   "event number %d of instance %s of aggregate \"%s\", at position " INT64_FORMAT,
+				   batch->at->record->sequence_number,
+				   esrs_uuid_text(&batch->at->record->aggregate_id), batch->at->agg->name,
+				   batch->at->record->position);
+}
+
+/* Call one handler with some of its items. */
+static void
+call(EsrsBatch *batch, int from, int to)
+{
+	ErrorContextCallback error_context = {.callback = event_context,.arg = batch,
+	.previous = error_context_stack};
+
+	error_context_stack = &error_context;
+	esrs_consumer_set_running(batch->consumer->name);
+	(void) esrs_batch_call(batch, from, to);
+	esrs_consumer_set_running(NULL);
+	error_context_stack = error_context.previous;
+}
+
+/* Call all handlers with a portion. */
+static void
+call_all(EsrsReplay *replay, Portion *portion)
+{
+	int			n = list_length(replay->handlers);
+	EsrsBatch  *batches = palloc0(sizeof(EsrsBatch) * n);
+	int		   *next = palloc0(sizeof(int) * n);
+	int			singles = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		EsrsReplayed *replayed = (EsrsReplayed *) list_nth(replay->handlers, i);
+
+		batches[i].consumer = replayed->consumer;
+		batches[i].context = CurrentMemoryContext;
+		batches[i].deadline = DT_NOEND;
+		batches[i].items = palloc(sizeof(EsrsBatchItem) * portion->n);
+		for (int j = 0; j < portion->n; j++)
+			if (concerns(replayed, &portion->items[j]))
+				batches[i].items[batches[i].n++] = portion->items[j];
+		singles += !replayed->consumer->handler->set_based;
+	}
+	for (int j = 0; j < portion->n && singles > 1; j++)
+		for (int i = 0; i < n; i++)
+		{
+			if (batches[i].consumer->handler->set_based || next[i] == batches[i].n ||
+				batches[i].items[next[i]].record != portion->items[j].record)
+				continue;
+			call(&batches[i], next[i], next[i] + 1);
+			next[i]++;
+		}
+	for (int i = 0; i < n; i++)
+		if (next[i] == 0 && batches[i].n > 0 &&
+			(singles <= 1 || batches[i].consumer->handler->set_based))
+			call(&batches[i], 0, batches[i].n);
+}
+
+/* The same, as long as which no handler may append or change itself. */
+static void
+call_all_guarded(EsrsReplay *replay, Portion *portion)
+{
+	esrs_invoke_set_replaying(true);
+	PG_TRY();
+	{
+		call_all(replay, portion);
+	}
+	PG_FINALLY();
+	{
+		esrs_invoke_set_replaying(false);
+		esrs_consumer_set_running(NULL);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Call the handlers with the events of a range, whatever its "max".  The bound
+ * was taken before.  Memory does not grow with the number of events.
+ *
+ * A handler must not append meanwhile: what it did once would be done again.
+ */
+void
+esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range)
+{
+	MemoryContext before = CurrentMemoryContext;
+	Portion		portion = {.max = replay->portion};
+
+	range->max = replay->portion;
+	portion.context = AllocSetContextCreate(before, "esrs replay", ALLOCSET_DEFAULT_SIZES);
+	do
+	{
+		EsrsIdentity identity;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(portion.context);
+		MemoryContextSwitchTo(portion.context);
+		portion.items = palloc(sizeof(EsrsBatchItem) * portion.max);
+		portion.n = 0;
+		esrs_security_become(&identity, esrs_replay_role(replay));
+		esrs_security_restrict();
+		esrs_feed_read(&replay->feed, replay->aggregates, range, collect, &portion);
+		esrs_security_restore(&identity);
+		if (portion.n > 0)
+		{
+			range->after = portion.items[portion.n - 1].record->position;
+			call_all_guarded(replay, &portion);
+			if (replay->progress)
+				replay->progress(replay, portion.n);
+		}
+	} while (portion.n == portion.max);
+	MemoryContextSwitchTo(before);
+	MemoryContextDelete(portion.context);
+}
+
+static void
+deletion_context(void *arg)
+{
+	errcontext("deletion of instance %s", esrs_uuid_text((pg_uuid_t *) arg));
+}
+
+/* Call the delete handlers for an instance, whose events are going to be replayed. */
+void
+esrs_replay_delete(EsrsReplay *replay, const pg_uuid_t *id)
+{
+	ErrorContextCallback error_context = {.callback = deletion_context,.arg = unconstify(pg_uuid_t *, id),
+	.previous = error_context_stack};
+	ListCell   *lc;
+
+	error_context_stack = &error_context;
+	esrs_invoke_set_replaying(true);
+	PG_TRY();
+	{
+		foreach(lc, replay->handlers)
+		{
+			EsrsConsumer *consumer = ((EsrsReplayed *) lfirst(lc))->consumer;
+			EsrsIdentity identity;
+
+			CHECK_FOR_INTERRUPTS();
+			esrs_consumer_set_running(consumer->name);
+			esrs_security_act_as(&identity, consumer->handler->run_as, consumer->search_path);
+			PushActiveSnapshot(GetTransactionSnapshot());
+			esrs_invoke(consumer->handler, (char *) linitial(consumer->aggregates), id,
+						UUIDPGetDatum(id), true);
+			PopActiveSnapshot();
+			esrs_security_restore(&identity);
+		}
+	}
+	PG_FINALLY();
+	{
+		esrs_invoke_set_replaying(false);
+		esrs_consumer_set_running(NULL);
+	}
+	PG_END_TRY();
+	error_context_stack = error_context.previous;
+}
