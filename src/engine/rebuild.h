@@ -1,0 +1,53 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild.h
+ *	  Making read models anew, see rebuild.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ESRS_ENGINE_REBUILD_H
+#define ESRS_ENGINE_REBUILD_H
+
+#include "postgres.h"
+
+#include "engine/rebuild_progress.h"
+#include "handler/replay.h"
+#include "nodes/pg_list.h"
+#include "storage/lock.h"
+#include "utils/array.h"
+#include "utils/uuid.h"
+
+/* So many events are replayed, and so many ids read, at once. */
+#define ESRS_REBUILD_PORTION	1000
+
+/* One call of the procedure. */
+typedef struct EsrsRebuild
+{
+	List	   *names;			/* of the handlers, of char *, sorted */
+	char	   *label;			/* the same as one text */
+	bool		nonatomic;
+	ArrayType  *truncate;		/* regclass[], or NULL */
+	EsrsReplay	replay;
+	uint32	   *hashes;			/* of the names of its aggregates */
+	bool		async;
+	MemoryContext context;		/* of what "replay" holds */
+	uint64		generation;		/* of the catalogs when it was read */
+	uint64		code_epoch;
+	EsrsRebuildProgress progress;
+} EsrsRebuild;
+
+/* rebuild_target.c */
+extern void esrs_rebuild_sort_names(List *names);
+extern void esrs_rebuild_load(EsrsRebuild *r);
+extern void esrs_rebuild_lock_aggregates(EsrsRebuild *r, LOCKMODE mode);
+extern void esrs_rebuild_lock_all(EsrsRebuild *r);
+extern void esrs_rebuild_lock_instance(EsrsRebuild *r, const pg_uuid_t *id);
+extern void esrs_rebuild_count(EsrsRebuild *r, int64 upto, bool with_instances);
+extern void esrs_rebuild_leave_nothing(EsrsRebuild *r);
+
+/* rebuild_strategies.c */
+extern void esrs_rebuild_in_place(EsrsRebuild *r);
+extern void esrs_rebuild_instance(EsrsRebuild *r, const pg_uuid_t *id);
+extern void esrs_rebuild_each(EsrsRebuild *r, bool want_resume);
+
+#endif							/* ESRS_ENGINE_REBUILD_H */
