@@ -23,8 +23,8 @@
 static SPIPlanPtr write_plan = NULL;
 
 /*
- * What tells one version of some handlers from another: their rows in the catalog,
- * and those of their functions.  In the current context.
+ * What tells one version of some handlers from another: what they are called with,
+ * and the rows of their functions.  In the current context.
  */
 char *
 esrs_rebuild_state_version(List *names)
@@ -45,7 +45,8 @@ esrs_rebuild_state_version(List *names)
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	(void) esrs_spi_run("SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ',"
-						" h.name, h.xmin, f.oid, f.xmin, d.oid, d.xmin), ', ' ORDER BY h.name))"
+						" h.name, h.mode, h.aggregates, h.event_types, h.run_as, h.search_path,"
+						" f.oid, f.xmin, d.oid, d.xmin), ', ' ORDER BY h.name))"
 						" FROM esrs.handlers h"
 						" LEFT JOIN pg_catalog.pg_proc f ON f.oid OPERATOR(pg_catalog.=)"
 						" pg_catalog.to_regprocedure(h.handler)::pg_catalog.oid"

@@ -33,12 +33,15 @@ typedef struct EsrsRebuild
 	MemoryContext context;		/* of what "replay" holds */
 	uint64		generation;		/* of the catalogs when it was read */
 	uint64		code_epoch;
+	char	   *version;		/* of the handlers with which it was begun, or
+								 * NULL */
 	EsrsRebuildProgress progress;
 } EsrsRebuild;
 
 /* rebuild_target.c */
 extern void esrs_rebuild_sort_names(List *names);
 extern void esrs_rebuild_load(EsrsRebuild *r);
+extern void esrs_rebuild_check_version(EsrsRebuild *r);
 extern void esrs_rebuild_lock_aggregates(EsrsRebuild *r, LOCKMODE mode);
 extern void esrs_rebuild_lock_all(EsrsRebuild *r);
 extern void esrs_rebuild_lock_instance(EsrsRebuild *r, const pg_uuid_t *id);

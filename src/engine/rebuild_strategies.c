@@ -103,6 +103,7 @@ esrs_rebuild_in_place(EsrsRebuild *r)
 	ListCell   *lc;
 
 	esrs_rebuild_lock_all(r);
+	r->version = esrs_rebuild_state_version(r->names);
 	if (r->async)
 		range.upto = esrs_position_safe(r->hashes, list_length(r->replay.aggregates));
 
@@ -116,6 +117,7 @@ esrs_rebuild_in_place(EsrsRebuild *r)
 	esrs_replay_events(&r->replay, &range);
 
 	esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_FINISHING);
+	esrs_rebuild_check_version(r);
 	if (r->async)
 	{
 		foreach(lc, r->replay.handlers)
@@ -205,6 +207,7 @@ esrs_rebuild_each(EsrsRebuild *r, bool want_resume)
 	bool		first = !resume(r, want_resume, &state);
 	int			n;
 
+	r->version = state.version;
 	esrs_rebuild_lock_aggregates(r, AccessShareLock);
 	esrs_rebuild_count(r, PG_INT64_MAX, true);
 	shown->events = shown->events_before = state.events;
@@ -238,5 +241,6 @@ esrs_rebuild_each(EsrsRebuild *r, bool want_resume)
 		MemoryContextDelete(context);
 		first = false;
 	} while (n == ESRS_REBUILD_PORTION);
+	esrs_rebuild_check_version(r);
 	esrs_rebuild_state_delete(r->label);
 }

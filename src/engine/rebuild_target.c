@@ -15,6 +15,7 @@
 
 #include "base/security.h"
 #include "catalog/demand.h"
+#include "catalog/rebuild_state.h"
 #include "handler/batch.h"
 #include "handler/invoke.h"
 #include "miscadmin.h"
@@ -91,8 +92,23 @@ check_alike(EsrsConsumer *first, EsrsConsumer *other)
 }
 
 /*
+ * Raise 40001 if the handlers, or their functions, are not what they were when
+ * the rebuild was begun: a part of it would be of the one kind, and a part of the
+ * other.
+ */
+void
+esrs_rebuild_check_version(EsrsRebuild *r)
+{
+	if (strcmp(esrs_rebuild_state_version(r->names), r->version) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("%s was changed while it was rebuilt", r->label),
+				 errhint("Call esrs_rebuild() again.")));
+}
+
+/*
  * Read the handlers, in the context of the rebuild, unless they are known and
- * nothing has changed since.
+ * nothing has changed since.  Raises 40001 once the rebuild has begun.
  */
 void
 esrs_rebuild_load(EsrsRebuild *r)
@@ -131,6 +147,8 @@ esrs_rebuild_load(EsrsRebuild *r)
 	r->replay.handlers = handlers;
 	r->async = ((EsrsReplayed *) linitial(handlers))->consumer->async;
 	MemoryContextSwitchTo(before);
+	if (r->version != NULL)
+		esrs_rebuild_check_version(r);
 }
 
 /*
@@ -212,7 +230,7 @@ esrs_rebuild_lock_all(EsrsRebuild *r)
 	if (r->async != async)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("%s was changed by another session", r->label),
+				 errmsg("%s was changed while it was rebuilt", r->label),
 				 errhint("Call esrs_rebuild() again.")));
 	esrs_rebuild_lock_aggregates(r, async ? AccessShareLock : ShareRowExclusiveLock);
 }

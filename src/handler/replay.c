@@ -155,6 +155,7 @@ call_all_guarded(EsrsReplay *replay, Portion *portion)
 	PG_FINALLY();
 	{
 		esrs_invoke_set_replaying(false);
+		esrs_invoke_set_cause(NULL);
 		esrs_consumer_set_running(NULL);
 	}
 	PG_END_TRY();
@@ -235,6 +236,7 @@ esrs_replay_delete(EsrsReplay *replay, const pg_uuid_t *id)
 	PG_FINALLY();
 	{
 		esrs_invoke_set_replaying(false);
+		esrs_invoke_set_cause(NULL);
 		esrs_consumer_set_running(NULL);
 	}
 	PG_END_TRY();
