@@ -238,6 +238,30 @@ SELECT esrs_register_handler('rb_command', '{rb_x}', 'on_command(esrs_event)');
 CALL esrs_rebuild('rb_command', truncate => '{log}');
 SELECT count(*) FROM rb_y_events WHERE aggregate_id = id(7);
 SELECT put('rb_y', 8, 8);
+-- ... or has a trigger do it, at once, for TRUNCATE, or deferred; or rebuild itself
+CREATE FUNCTION note_command() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM esrs_rebuild.put('rb_y', 7, 7); RETURN NULL; END$$;
+CREATE TRIGGER t AFTER INSERT ON log FOR EACH ROW EXECUTE FUNCTION note_command();
+CALL esrs_rebuild('rb_b', truncate => '{log}');
+DROP TRIGGER t ON log;
+CREATE TRIGGER t AFTER TRUNCATE ON log FOR EACH STATEMENT EXECUTE FUNCTION note_command();
+CALL esrs_rebuild('rb_b', truncate => '{log}');
+DROP TRIGGER t ON log;
+CREATE CONSTRAINT TRIGGER t AFTER INSERT ON log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note_command();
+CALL esrs_rebuild('rb_b', truncate => '{log}');
+DROP TRIGGER t ON log;
+CREATE FUNCTION note_rebuild() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN CALL public.esrs_rebuild('rb_a', truncate => '{esrs_rebuild.log}'); RETURN NULL; END$$;
+CREATE TRIGGER t AFTER TRUNCATE ON log FOR EACH STATEMENT EXECUTE FUNCTION note_rebuild();
+CALL esrs_rebuild('rb_b', truncate => '{log}');
+DROP TRIGGER t ON log;
+SELECT count(*) FROM rb_y_events WHERE aggregate_id = id(7);
+-- afterwards it may again
+SELECT put('rb_y', 9, 9);
+-- advisory locks are the handler's, and not the rebuild's
+CREATE FUNCTION on_unlock(e esrs_event) RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_unlock_all(); END$$;
+CREATE FUNCTION unlock_deleted(aggregate_id uuid) RETURNS void LANGUAGE plpgsql AS $$BEGIN END$$;
+SELECT esrs_register_handler('rb_unlock', '{rb_x}', 'on_unlock(esrs_event)', delete_handler => 'unlock_deleted(uuid)');
+CALL esrs_rebuild('rb_unlock', strategy => 'per_aggregate');
+SELECT esrs_unregister_handler('rb_unlock');
 
 -- ------------------------------------------------------------------------
 -- An asynchronous handler
@@ -321,6 +345,7 @@ CALL esrs_rebuild('{}'::text[]);
 CALL esrs_rebuild('{rb_a,NULL}'::text[]);
 CALL esrs_rebuild('{rb_a,rb_b,rb_a}'::text[], truncate => '{log}');
 CALL esrs_rebuild('{rb_stock,rb_late}'::text[]);
+DO $$DECLARE names text[] := ARRAY(SELECT 'rb_' || n FROM generate_series(1, 33) AS n); BEGIN CALL esrs_rebuild(names); END$$;
 CALL esrs_rebuild('rb_b');
 CALL esrs_rebuild('rb_b', strategy => 'per_aggregate');
 CALL esrs_rebuild('rb_stock', strategy => 'all');

@@ -45,7 +45,7 @@ esrs_rebuild_state_version(List *names)
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
 	(void) esrs_spi_run("SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ',"
-						" h.name, h.mode, h.aggregates, h.event_types, h.run_as, h.search_path,"
+						" h.name, h.mode, h.aggregates, h.event_types, h.run_as, h.search_path, h.partitions,"
 						" f.oid, f.xmin, d.oid, d.xmin), ', ' ORDER BY h.name))"
 						" FROM esrs.handlers h"
 						" LEFT JOIN pg_catalog.pg_proc f ON f.oid OPERATOR(pg_catalog.=)"

@@ -100,10 +100,9 @@ esrs_command_check_writable(const char *function)
 	if (esrs_invoke_is_replaying())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("%s cannot be called by an event handler that is being rebuilt", function),
-				 errdetail("What it has done once would be done again."),
-				 errhint("A handler that does more than write its read model is not replayable: say so with esrs_alter_handler('%s', '{\"replayable\": false}').",
-						 esrs_invoke_running() ? esrs_invoke_running() : "...")));
+				 errmsg("%s cannot be called where a read model is rebuilt", function),
+				 errdetail("What was done once would be done again."),
+				 errhint("An event handler that does more than write its read model is not replayable: say so with esrs_alter_handler().")));
 }
 
 /* ------------------------------------------------------------------------

@@ -14,7 +14,9 @@
 #include "engine/rebuild.h"
 
 #include "catalog/aggregate.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
+#include "catalog/rebuild_state.h"
 #include "engine/command.h"
 #include "engine/procedures.h"
 #include "lib/stringinfo.h"
@@ -24,8 +26,11 @@
 
 PG_FUNCTION_INFO_V1(esrs_rebuild);
 
-/* 4th field of the tag; see lock.c for the others */
+/* For the lock tag. */
 #define REBUILD_LOCK_CLASS	0xE548
+
+/* Their names are to be the key of a row. */
+#define MAX_HANDLERS	32
 
 /* The names of the handlers, sorted, each once. */
 static void
@@ -57,6 +62,10 @@ set_names(EsrsRebuild *r, FunctionCallInfo fcinfo)
 	}
 	else
 		r->names = list_make1(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	if (list_length(r->names) > MAX_HANDLERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("no more than %d event handlers can be rebuilt at once", MAX_HANDLERS)));
 	if (r->names == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -135,11 +144,15 @@ replay_progress(EsrsReplay *replay, int64 events)
 		esrs_rebuild_progress_throttle(&r->progress);
 }
 
-/* Only one rebuild of this kind at a time.  Until esrs_rebuild() ends. */
+/*
+ * Only one rebuild of this kind at a time, until esrs_rebuild() ends.  No advisory
+ * lock: code of users could give that up.
+ */
 static void
 set_lock_tag(const char *label, LOCKTAG *tag)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, esrs_aggregate_hash(label), REBUILD_LOCK_CLASS);
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ExtensionRelationId, esrs_aggregate_hash(label),
+					   REBUILD_LOCK_CLASS);
 }
 
 /* Do what is asked for; the arguments are checked. */
@@ -148,20 +161,20 @@ run(EsrsRebuild *r, const pg_uuid_t *id, bool per_aggregate, bool want_resume)
 {
 	LOCKTAG		tag;
 
+	(void) esrs_rebuild_load(r);
 	if (id != NULL || !per_aggregate)
 	{
-		esrs_rebuild_load(r);
 		if (id == NULL)
 			esrs_rebuild_in_place(r);
 		else
 		{
+			r->version = esrs_rebuild_state_version(r->names);
 			esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_REPLAYING);
 			esrs_rebuild_instance(r, id);
 			esrs_rebuild_progress_advance(&r->progress, 0, 1);
 		}
 		return;
 	}
-	esrs_rebuild_load(r);
 	set_lock_tag(r->label, &tag);
 	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		ereport(ERROR,

@@ -40,7 +40,7 @@ typedef struct EsrsRebuild
 
 /* rebuild_target.c */
 extern void esrs_rebuild_sort_names(List *names);
-extern void esrs_rebuild_load(EsrsRebuild *r);
+extern bool esrs_rebuild_load(EsrsRebuild *r);
 extern void esrs_rebuild_check_version(EsrsRebuild *r);
 extern void esrs_rebuild_lock_aggregates(EsrsRebuild *r, LOCKMODE mode);
 extern void esrs_rebuild_lock_all(EsrsRebuild *r);

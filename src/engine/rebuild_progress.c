@@ -38,7 +38,8 @@ esrs_rebuild_progress_begin(EsrsRebuildProgress *progress, const char *handlers,
 	EsrsRebuildPlace *shown = &progress->shown;
 
 	memset(shown, 0, sizeof(*shown));
-	strlcpy(shown->handlers, handlers, sizeof(shown->handlers));
+	if (strlcpy(shown->handlers, handlers, sizeof(shown->handlers)) >= sizeof(shown->handlers))
+		memcpy(shown->handlers + sizeof(shown->handlers) - 4, "...", 4);
 	strlcpy(shown->strategy, strategy, sizeof(shown->strategy));
 	shown->events_total = shown->instances_total = -1;
 	shown->started_at = GetCurrentTimestamp();

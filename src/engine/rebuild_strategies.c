@@ -44,8 +44,9 @@
 
 /* As the handlers' role, which must be allowed to. */
 static void
-truncate_tables(EsrsRebuild *r)
+truncate_tables(void *arg)
 {
+	EsrsRebuild *r = (EsrsRebuild *) arg;
 	EsrsConsumer *consumer = ((EsrsReplayed *) linitial(r->replay.handlers))->consumer;
 	EsrsIdentity before;
 	StringInfoData sql;
@@ -110,7 +111,7 @@ esrs_rebuild_in_place(EsrsRebuild *r)
 	esrs_rebuild_count(r, range.upto, r->truncate == NULL);
 	esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_DELETING);
 	if (r->truncate != NULL)
-		truncate_tables(r);
+		esrs_replay_guarded(truncate_tables, r);
 	else
 		delete_all(r);
 	esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_REPLAYING);
@@ -218,7 +219,7 @@ esrs_rebuild_each(EsrsRebuild *r, bool want_resume)
 													  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext before = MemoryContextSwitchTo(context);
 
-		esrs_rebuild_load(r);
+		(void) esrs_rebuild_load(r);
 		esrs_rebuild_lock_aggregates(r, AccessShareLock);
 		n = esrs_instances_next(r->replay.aggregates, esrs_replay_role(&r->replay),
 								first ? NULL : &state.last_id, ids, ESRS_REBUILD_PORTION);
@@ -227,7 +228,7 @@ esrs_rebuild_each(EsrsRebuild *r, bool want_resume)
 		for (int i = 0; i < n; i++)
 		{
 			MemoryContextSwitchTo(context);
-			esrs_rebuild_load(r);
+			(void) esrs_rebuild_load(r);
 			esrs_rebuild_instance(r, &ids[i]);
 			esrs_rebuild_progress_advance(&r->progress, 0, 1);
 			state.last_id = ids[i];

@@ -108,9 +108,10 @@ esrs_rebuild_check_version(EsrsRebuild *r)
 
 /*
  * Read the handlers, in the context of the rebuild, unless they are known and
- * nothing has changed since.  Raises 40001 once the rebuild has begun.
+ * nothing has changed since; true if they were read.  Raises 40001 if they are not
+ * what they were when the rebuild was begun.
  */
-void
+bool
 esrs_rebuild_load(EsrsRebuild *r)
 {
 	MemoryContext before;
@@ -121,7 +122,7 @@ esrs_rebuild_load(EsrsRebuild *r)
 	(void) esrs_demand_worker();	/* takes note of the catalogs */
 	if (r->generation == esrs_demand_generation() &&
 		r->code_epoch == esrs_aggregate_code_epoch())
-		return;
+		return false;
 	r->generation = esrs_demand_generation();
 	r->code_epoch = esrs_aggregate_code_epoch();
 	esrs_feed_close(&r->replay.feed);
@@ -149,6 +150,7 @@ esrs_rebuild_load(EsrsRebuild *r)
 	MemoryContextSwitchTo(before);
 	if (r->version != NULL)
 		esrs_rebuild_check_version(r);
+	return true;
 }
 
 /*
@@ -197,12 +199,19 @@ esrs_rebuild_lock_aggregates(EsrsRebuild *r, LOCKMODE mode)
 }
 
 
+static void
+leave_nothing(void *arg)
+{
+	esrs_batch_leave_nothing((EsrsConsumer *) arg);
+}
+
 /* Nothing of the handlers may run at the commit, which is the caller's. */
 void
 esrs_rebuild_leave_nothing(EsrsRebuild *r)
 {
 	if (r->nonatomic)
-		esrs_batch_leave_nothing(((EsrsReplayed *) linitial(r->replay.handlers))->consumer);
+		esrs_replay_guarded(leave_nothing,
+							((EsrsReplayed *) linitial(r->replay.handlers))->consumer);
 }
 
 /*
@@ -226,7 +235,7 @@ esrs_rebuild_lock_all(EsrsRebuild *r)
 	else
 		esrs_rebuild_lock_aggregates(r, ShareRowExclusiveLock);
 	r->generation = 0;
-	esrs_rebuild_load(r);
+	(void) esrs_rebuild_load(r);
 	if (r->async != async)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -235,9 +244,8 @@ esrs_rebuild_lock_all(EsrsRebuild *r)
 	esrs_rebuild_lock_aggregates(r, async ? AccessShareLock : ShareRowExclusiveLock);
 }
 
-/* Lock what keeps others from handling events of the instance. */
-void
-esrs_rebuild_lock_instance(EsrsRebuild *r, const pg_uuid_t *id)
+static void
+lock_instance(EsrsRebuild *r, const pg_uuid_t *id)
 {
 	ListCell   *lc;
 
@@ -260,10 +268,14 @@ esrs_rebuild_lock_instance(EsrsRebuild *r, const pg_uuid_t *id)
 										  consumer->partitions > 1 ?
 										  esrs_feed_partition(id, consumer->partitions) : 0,
 										  true, &replayed->checkpoint))
+				{
+					/* because it has changed? */
+					(void) esrs_rebuild_load(r);
 					ereport(ERROR,
 							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							 errmsg("event handler \"%s\" has no checkpoint", consumer->name),
+							 errmsg("event handler \"%s\" has no checkpoint", (char *) lfirst(lc)),
 							 errhint("Call esrs_check().")));
+				}
 			}
 		}
 	}
@@ -273,6 +285,19 @@ esrs_rebuild_lock_instance(EsrsRebuild *r, const pg_uuid_t *id)
 		if (!r->async)
 			esrs_lock_instance((EsrsAggregate *) lfirst(lc), id);
 	}
+}
+
+/*
+ * Lock what keeps others from handling events of the instance, with the handlers as
+ * they are then: whoever was waited for may have changed them.
+ */
+void
+esrs_rebuild_lock_instance(EsrsRebuild *r, const pg_uuid_t *id)
+{
+	do
+	{
+		lock_instance(r, id);
+	} while (esrs_rebuild_load(r));
 }
 
 /* Count what there is to do, for the progress. */

@@ -31,6 +31,7 @@
 /* What is read at once. */
 typedef struct Portion
 {
+	EsrsReplay *replay;
 	MemoryContext context;
 	EsrsBatchItem *items;
 	int			n;
@@ -108,8 +109,10 @@ call(EsrsBatch *batch, int from, int to)
 
 /* Call all handlers with a portion. */
 static void
-call_all(EsrsReplay *replay, Portion *portion)
+call_all(void *arg)
 {
+	Portion    *portion = (Portion *) arg;
+	EsrsReplay *replay = portion->replay;
 	int			n = list_length(replay->handlers);
 	EsrsBatch  *batches = palloc0(sizeof(EsrsBatch) * n);
 	int		   *next = palloc0(sizeof(int) * n);
@@ -143,14 +146,17 @@ call_all(EsrsReplay *replay, Portion *portion)
 			call(&batches[i], 0, batches[i].n);
 }
 
-/* The same, as long as which no handler may append or change itself. */
-static void
-call_all_guarded(EsrsReplay *replay, Portion *portion)
+/*
+ * Do something as long as which nobody may append: handlers that are called again,
+ * and the triggers on what they write, have done so once.
+ */
+void
+esrs_replay_guarded(void (*body) (void *arg), void *arg)
 {
 	esrs_invoke_set_replaying(true);
 	PG_TRY();
 	{
-		call_all(replay, portion);
+		body(arg);
 	}
 	PG_FINALLY();
 	{
@@ -171,7 +177,7 @@ void
 esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range)
 {
 	MemoryContext before = CurrentMemoryContext;
-	Portion		portion = {.max = replay->portion};
+	Portion		portion = {.replay = replay,.max = replay->portion};
 
 	range->max = replay->portion;
 	portion.context = AllocSetContextCreate(before, "esrs replay", ALLOCSET_DEFAULT_SIZES);
@@ -191,7 +197,7 @@ esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range)
 		if (portion.n > 0)
 		{
 			range->after = portion.items[portion.n - 1].record->position;
-			call_all_guarded(replay, &portion);
+			esrs_replay_guarded(call_all, &portion);
 			if (replay->progress)
 				replay->progress(replay, portion.n);
 		}
@@ -206,39 +212,45 @@ deletion_context(void *arg)
 	errcontext("deletion of instance %s", esrs_uuid_text((pg_uuid_t *) arg));
 }
 
+/* An instance that is to be deleted from what handlers have written. */
+typedef struct Deletion
+{
+	EsrsReplay *replay;
+	const pg_uuid_t *id;
+} Deletion;
+
+static void
+delete_one(void *arg)
+{
+	Deletion   *deletion = (Deletion *) arg;
+	ListCell   *lc;
+
+	foreach(lc, deletion->replay->handlers)
+	{
+		EsrsConsumer *consumer = ((EsrsReplayed *) lfirst(lc))->consumer;
+		EsrsIdentity identity;
+
+		CHECK_FOR_INTERRUPTS();
+		esrs_consumer_set_running(consumer->name);
+		esrs_security_act_as(&identity, consumer->handler->run_as, consumer->search_path);
+		PushActiveSnapshot(GetTransactionSnapshot());
+		esrs_invoke(consumer->handler, (char *) linitial(consumer->aggregates), deletion->id,
+					UUIDPGetDatum(deletion->id), true);
+		PopActiveSnapshot();
+		esrs_security_restore(&identity);
+	}
+}
+
 /* Call the delete handlers for an instance, whose events are going to be replayed. */
 void
 esrs_replay_delete(EsrsReplay *replay, const pg_uuid_t *id)
 {
-	ErrorContextCallback error_context = {.callback = deletion_context,.arg = unconstify(pg_uuid_t *, id),
-	.previous = error_context_stack};
-	ListCell   *lc;
+	Deletion	deletion = {.replay = replay,.id = id};
+	ErrorContextCallback error_context = {.callback = deletion_context,
+		.arg = unconstify(pg_uuid_t *, id),.previous = error_context_stack
+	};
 
 	error_context_stack = &error_context;
-	esrs_invoke_set_replaying(true);
-	PG_TRY();
-	{
-		foreach(lc, replay->handlers)
-		{
-			EsrsConsumer *consumer = ((EsrsReplayed *) lfirst(lc))->consumer;
-			EsrsIdentity identity;
-
-			CHECK_FOR_INTERRUPTS();
-			esrs_consumer_set_running(consumer->name);
-			esrs_security_act_as(&identity, consumer->handler->run_as, consumer->search_path);
-			PushActiveSnapshot(GetTransactionSnapshot());
-			esrs_invoke(consumer->handler, (char *) linitial(consumer->aggregates), id,
-						UUIDPGetDatum(id), true);
-			PopActiveSnapshot();
-			esrs_security_restore(&identity);
-		}
-	}
-	PG_FINALLY();
-	{
-		esrs_invoke_set_replaying(false);
-		esrs_invoke_set_cause(NULL);
-		esrs_consumer_set_running(NULL);
-	}
-	PG_END_TRY();
+	esrs_replay_guarded(delete_one, &deletion);
 	error_context_stack = error_context.previous;
 }

@@ -37,6 +37,7 @@ struct EsrsReplay
 	void	   *arg;
 };
 
+extern void esrs_replay_guarded(void (*body) (void *arg), void *arg);
 extern void esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range);
 extern void esrs_replay_delete(EsrsReplay *replay, const pg_uuid_t *id);
 extern Oid	esrs_replay_role(EsrsReplay *replay);
