@@ -26,7 +26,7 @@
 
 PG_FUNCTION_INFO_V1(esrs_rebuild);
 
-/* For the lock tag. */
+/* The last field of the tag: none of the extension's own locks as an object has it. */
 #define REBUILD_LOCK_CLASS	0xE548
 
 /* Their names are to be the key of a row. */
@@ -134,6 +134,7 @@ check_arguments(EsrsRebuild *r, bool one, bool per_aggregate)
 				 errhint("Call it outside of one, or use the strategy \"in_place\".")));
 }
 
+/* A portion is done.  Who holds locks of single instances is slowed down between them. */
 static void
 replay_progress(EsrsReplay *replay, int64 events)
 {

@@ -198,7 +198,6 @@ esrs_rebuild_lock_aggregates(EsrsRebuild *r, LOCKMODE mode)
 	}
 }
 
-
 static void
 leave_nothing(void *arg)
 {
@@ -244,6 +243,7 @@ esrs_rebuild_lock_all(EsrsRebuild *r)
 	esrs_rebuild_lock_aggregates(r, async ? AccessShareLock : ShareRowExclusiveLock);
 }
 
+/* The locks, and how far asynchronous handlers are with the instance. */
 static void
 lock_instance(EsrsRebuild *r, const pg_uuid_t *id)
 {
