@@ -343,8 +343,12 @@ catch_up(InstanceRun *run)
 		esrs_procedure_commit();
 		if (!run->behind)
 			return;
+
+		/* paused or unregistered by whom it has waited for */
+		if (error == NULL && run->batch == ESRS_RUN_INACTIVE)
+			return;
 		if (error != NULL || run->batch == ESRS_RUN_RETRYING ||
-			run->batch == ESRS_RUN_INACTIVE || GetCurrentTimestamp() >= end)
+			run->batch == ESRS_RUN_FAILED || GetCurrentTimestamp() >= end)
 			break;
 		if (run->batch != ESRS_RUN_DONE)
 			esrs_waiting_pause(2);

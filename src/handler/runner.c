@@ -168,7 +168,7 @@ handle_culprit(EsrsRun *run, EsrsBatch *batch, EsrsCheckpoint *checkpoint, int i
 		esrs_checkpoint_fail(run->handler, run->partition, position, attempts, DT_NOBEGIN,
 							 batch->error->message);
 		set_status(consumer, "failed");
-		run->outcome = ESRS_RUN_INACTIVE;
+		run->outcome = ESRS_RUN_FAILED;
 		run->more = false;
 		return false;
 	}

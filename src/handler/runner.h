@@ -19,7 +19,8 @@ typedef enum EsrsRunOutcome
 	ESRS_RUN_DONE,				/* something was handled */
 	ESRS_RUN_BUSY,				/* somebody else is at it */
 	ESRS_RUN_RETRYING,			/* it has failed, and waits */
-	ESRS_RUN_INACTIVE			/* paused, failed, or gone */
+	ESRS_RUN_FAILED,			/* it has failed, and waits for somebody */
+	ESRS_RUN_INACTIVE			/* paused, failed before, or gone */
 } EsrsRunOutcome;
 
 typedef enum EsrsInstanceOutcome

@@ -256,7 +256,7 @@ esrs_unit_run(EsrsUnit *unit, EsrsWorkerPlace *place, EsrsSlot *slot)
 		run.outcome == ESRS_RUN_BUSY ?
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_PAUSE) : DT_NOBEGIN;
 	unit->idle_at = (run.outcome == ESRS_RUN_IDLE && !run.blocked) ? run.head :
-		run.outcome == ESRS_RUN_INACTIVE ? PG_INT64_MAX : -1;
+		(run.outcome == ESRS_RUN_INACTIVE || run.outcome == ESRS_RUN_FAILED) ? PG_INT64_MAX : -1;
 	MemoryContextSwitchTo(before);
 	MemoryContextDelete(context);
 	return run.outcome == ESRS_RUN_DONE;
