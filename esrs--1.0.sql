@@ -234,6 +234,14 @@ CREATE TABLE esrs.rebuilds (
     started_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
+-- Which transactions have replaced or emptied tables of read models.  Not dumped:
+-- numbers of transactions mean nothing elsewhere.
+CREATE TABLE esrs.swaps (
+    handler text PRIMARY KEY REFERENCES esrs.handlers ON DELETE CASCADE,
+    swapped_by xid8 NOT NULL
+);
+
+COMMENT ON TABLE esrs.swaps IS 'transactions that have replaced or emptied tables of read models';
 COMMENT ON TABLE esrs.rebuilds IS 'how far rebuilds instance by instance are that were not finished';
 COMMENT ON COLUMN esrs.rebuilds.version IS 'of the event handlers and their functions: with others the rebuild begins anew';
 COMMENT ON COLUMN esrs.rebuilds.last_id IS 'the instance that was done last; they are done in the order of their ids';
@@ -538,7 +546,8 @@ CREATE PROCEDURE @extschema@.esrs_rebuild(
     strategy text DEFAULT 'in_place',
     truncate regclass[] DEFAULT NULL,
     max_rate int DEFAULT NULL,
-    resume boolean DEFAULT true
+    resume boolean DEFAULT true,
+    tables regclass[] DEFAULT NULL
 )
 LANGUAGE C
 AS 'MODULE_PATHNAME', 'esrs_rebuild';
@@ -549,7 +558,8 @@ CREATE PROCEDURE @extschema@.esrs_rebuild(
     strategy text DEFAULT 'in_place',
     truncate regclass[] DEFAULT NULL,
     max_rate int DEFAULT NULL,
-    resume boolean DEFAULT true
+    resume boolean DEFAULT true,
+    tables regclass[] DEFAULT NULL
 )
 LANGUAGE C
 AS 'MODULE_PATHNAME', 'esrs_rebuild';
@@ -932,8 +942,8 @@ COMMENT ON FUNCTION @extschema@.esrs_feed(text[], bigint, int) IS 'events of sev
 COMMENT ON FUNCTION @extschema@.esrs_event_json(@extschema@.esrs_event) IS 'the message of an event, as an event bus sends it';
 COMMENT ON PROCEDURE @extschema@.esrs_execute(text, uuid, jsonb, int, jsonb, uuid, @extschema@.esrs_result) IS 'handle a command, commit, and run the asynchronous event handlers of the instance; a rejection is a result';
 COMMENT ON PROCEDURE @extschema@.esrs_run_handlers(text, int) IS 'run asynchronous event handlers here, one transaction a batch, until there is nothing left to do';
-COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text, uuid, text, regclass[], int, boolean) IS 'make anew what an event handler has written, of all instances or of one';
-COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text[], uuid, text, regclass[], int, boolean) IS 'the same for several event handlers at once';
+COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text, uuid, text, regclass[], int, boolean, regclass[]) IS 'make anew what an event handler has written, of all instances or of one';
+COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text[], uuid, text, regclass[], int, boolean, regclass[]) IS 'the same for several event handlers at once';
 COMMENT ON FUNCTION esrs.rebuilds_in_progress() IS 'rebuilds that are in progress';
 COMMENT ON FUNCTION @extschema@.esrs_wait_for(text, bigint, interval) IS 'wait until an asynchronous event handler has handled all events up to a position; false after the timeout';
 COMMENT ON FUNCTION @extschema@.esrs_pause_handler(text) IS 'stop calling an event handler, or handing out events of a subscription';

@@ -14,8 +14,11 @@
 
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "fmgr.h"
 #include "utils/acl.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 
 #if PG_VERSION_NUM < 150000
 #error "esrs needs PostgreSQL 15 or later"
@@ -44,5 +47,30 @@ extern PGDLLEXPORT void _PG_init(void);
 #else
 #define ESRS_MY_LXID	(MyProc->vxid.lxid)
 #endif
+
+/*
+ * The first relation has the file of the second from now on, which for wal_level =
+ * minimal is a new one, and the other way round (swap_relation_files in
+ * PostgreSQL's cluster.c).
+ */
+static inline void
+esrs_relation_swap_storage(Oid first, Oid second)
+{
+	Relation	a = relation_open(first, NoLock);
+	Relation	b = relation_open(second, NoLock);
+
+	b->rd_createSubid = a->rd_createSubid;
+#if PG_VERSION_NUM < 160000
+	b->rd_newRelfilenodeSubid = a->rd_newRelfilenodeSubid;
+	b->rd_firstRelfilenodeSubid = a->rd_firstRelfilenodeSubid;
+	RelationAssumeNewRelfilenode(a);
+#else
+	b->rd_newRelfilelocatorSubid = a->rd_newRelfilelocatorSubid;
+	b->rd_firstRelfilelocatorSubid = a->rd_firstRelfilelocatorSubid;
+	RelationAssumeNewRelfilelocator(a);
+#endif
+	relation_close(b, NoLock);
+	relation_close(a, NoLock);
+}
 
 #endif							/* ESRS_COMPAT_H */

@@ -13,6 +13,7 @@
 
 #include "esrs.h"
 
+#include "base/redirect.h"
 #include "catalog/aggregate.h"
 #include "catalog/demand.h"
 #include "compat.h"
@@ -42,4 +43,5 @@ _PG_init(void)
 	esrs_notify_init();
 	esrs_snapshots_init();
 	esrs_launcher_init();
+	esrs_redirect_init();
 }

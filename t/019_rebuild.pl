@@ -112,9 +112,11 @@ for my $call (
 	"CALL esrs_rebuild('now')",
 	"CALL esrs_rebuild('now', truncate => '{now_model}')",
 	"CALL esrs_rebuild('now', strategy => 'per_aggregate')",
+	"CALL esrs_rebuild('now', strategy => 'swap', tables => '{now_model}')",
 	"CALL esrs_rebuild('late')",
 	"CALL esrs_rebuild('late', truncate => '{late_model}')",
-	"CALL esrs_rebuild('late', strategy => 'per_aggregate')")
+	"CALL esrs_rebuild('late', strategy => 'per_aggregate')",
+	"CALL esrs_rebuild('late', strategy => 'swap', tables => '{late_model}')")
 {
 	my ($out, $err) = ('', '');
 	my $before = sql('SELECT last_value FROM esrs.position_seq');
@@ -165,23 +167,48 @@ like($stderr, qr/goes on\nDETAIL: .* and $done instances are done/, 'the next ca
 is(sql('SELECT ' . differs('now')), '0', 'and the read model is right');
 
 # ---------------------------------------------------------------------------
+# beside the live tables: nobody sees it, not even a dump
+# ---------------------------------------------------------------------------
+my $shadows = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'esrs_shadow%'";
+
+spoil();
+$stderr = '';
+$run = slow_rebuild("CALL esrs_rebuild('now', strategy => 'swap', tables => '{now_model}', max_rate => 2000)", \$stderr);
+my $dump = "$PostgreSQL::Test::Utils::tmp_check/meanwhile.sql";
+command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'a dump meanwhile');
+is(sql('SELECT count(*) FROM esrs_progress_rebuild'), '1', 'it was one');
+unlike(slurp_file($dump), qr/esrs_shadow/, 'has nothing of it');
+$node->safe_psql('postgres', 'CREATE DATABASE restored');
+command_ok([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $dump ], 'and can be restored');
+is($node->safe_psql('restored', 'SELECT count(*) > 0 AND bool_and(sum = -1) FROM now_model'), 't', 'with the old read model');
+is(sql($shadows), '0', 'others see no schema of it');
+is(sql('SELECT count(*) FROM now_model WHERE sum <> -1'), '0', 'and the old read model');
+sql("SELECT pg_cancel_backend(pid) FROM esrs_progress_rebuild");
+$run->finish;
+like($stderr, qr/ERROR:  canceling statement/, 'it is cancelled');
+is(sql("SELECT count(*) FROM pg_class WHERE relname = 'now_model'"), '1', 'nothing is left');
+is(sql('SELECT count(*) FROM now_model WHERE sum <> -1'), '0', 'the old read model is untouched');
+
+# ---------------------------------------------------------------------------
 # kill -9
 # ---------------------------------------------------------------------------
 for my $handler ('now', 'late')
 {
-	for my $strategy ('in_place', 'per_aggregate')
+	for my $strategy ('in_place', 'per_aggregate', 'swap')
 	{
+		my $tables = $strategy eq 'swap' ? ", tables => '{${handler}_model}'" : '';
+
 		spoil();
 		sql("SELECT esrs_stop_workers()");
 		$stderr = '';
-		$run = slow_rebuild("CALL esrs_rebuild('$handler', strategy => '$strategy', max_rate => 3000)", \$stderr);
+		$run = slow_rebuild("CALL esrs_rebuild('$handler', strategy => '$strategy', max_rate => 3000$tables)", \$stderr);
 		my $pid = sql('SELECT pid FROM esrs_progress_rebuild');
 
 		kill 'KILL', $pid;
 		$run->finish;
 		ok(wait_until($node, 'postgres', 'true'), "$handler, $strategy: the server is back");
 		is(sql('SELECT count(*) FROM esrs_progress_rebuild'), '0', 'nothing is in progress');
-		if ($strategy eq 'in_place')
+		if ($strategy ne 'per_aggregate')
 		{
 			is(sql("SELECT count(*) FROM ${handler}_model WHERE sum <> -1"), '0', 'the old read model is untouched');
 		}
@@ -189,7 +216,7 @@ for my $handler ('now', 'late')
 		{
 			is(sql('SELECT count(*) FROM esrs.rebuilds'), '1', 'it is known how far it was');
 		}
-		sql("CALL esrs_rebuild('$handler', strategy => '$strategy')");
+		sql("CALL esrs_rebuild('$handler', strategy => '$strategy'$tables)");
 		ok(wait_until($node, 'postgres', differs($handler) . ' = 0'), 'and once more it is right');
 		is(sql('SELECT count(*) FROM esrs.rebuilds'), '0', 'nothing is left of it');
 	}

@@ -29,6 +29,15 @@ PG_FUNCTION_INFO_V1(esrs_rebuild);
 /* The last field of the tag: none of the extension's own locks as an object has it. */
 #define REBUILD_LOCK_CLASS	0xE548
 
+typedef enum Strategy
+{
+	IN_PLACE,
+	PER_AGGREGATE,
+	SWAP_TABLES
+} Strategy;
+
+static const char *const strategy_names[] = {"in_place", "per_aggregate", "swap"};
+
 /* Their names are to be the key of a row. */
 #define MAX_HANDLERS	32
 
@@ -85,48 +94,66 @@ set_names(EsrsRebuild *r, FunctionCallInfo fcinfo)
 	r->label = label.data;
 }
 
-static void
-set_truncate(EsrsRebuild *r, FunctionCallInfo fcinfo)
+/* The tables that argument "n" names, or NULL. */
+static ArrayType *
+get_tables(FunctionCallInfo fcinfo, int n, const char *name, const char *hint)
 {
-	if (PG_ARGISNULL(3))
-		return;
-	r->truncate = PG_GETARG_ARRAYTYPE_P_COPY(3);
-	if (ArrayGetNItems(ARR_NDIM(r->truncate), ARR_DIMS(r->truncate)) == 0 ||
-		array_contains_nulls(r->truncate))
+	ArrayType  *tables;
+
+	if (PG_ARGISNULL(n))
+		return NULL;
+	tables = PG_GETARG_ARRAYTYPE_P_COPY(n);
+	if (ArrayGetNItems(ARR_NDIM(tables), ARR_DIMS(tables)) == 0 || array_contains_nulls(tables))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"truncate\" must name tables"),
-				 errhint("Leave it out for an event handler with a delete_handler.")));
+				 errmsg("\"%s\" must name tables", name),
+				 errhint("%s", hint)));
+	return tables;
 }
 
-static bool
-is_per_aggregate(FunctionCallInfo fcinfo)
+static Strategy
+get_strategy(FunctionCallInfo fcinfo)
 {
-	char	   *strategy = PG_ARGISNULL(2) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char	   *name = PG_ARGISNULL(2) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(2));
 
-	if (strcmp(strategy, "per_aggregate") == 0)
-		return true;
-	if (strcmp(strategy, "in_place") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("strategy must be \"in_place\" or \"per_aggregate\"")));
-	return false;
+	for (int i = 0; i < lengthof(strategy_names); i++)
+		if (strcmp(name, strategy_names[i]) == 0)
+			return (Strategy) i;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("strategy must be \"in_place\", \"per_aggregate\" or \"swap\"")));
 }
 
 /* What does not go together. */
 static void
-check_arguments(EsrsRebuild *r, bool one, bool per_aggregate)
+check_arguments(EsrsRebuild *r, bool one, Strategy strategy)
 {
 	if (r->progress.max_rate < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_rate must be at least 1")));
-	if (r->truncate != NULL && (one || per_aggregate))
+	if ((r->tables != NULL) != (strategy == SWAP_TABLES))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 r->tables == NULL ? errmsg("strategy \"swap\" needs the names of the tables") :
+				 errmsg("\"tables\" is for the strategy \"swap\""),
+				 errhint("Name all tables that the event handler writes to in \"tables\"; in \"truncate\" those to be truncated in place.")));
+	if (strategy == SWAP_TABLES && (one || r->truncate != NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("strategy \"swap\" builds whole tables"),
+				 errhint("Leave \"aggregate_id\" and \"truncate\" out.")));
+	if (r->truncate != NULL && (one || strategy == PER_AGGREGATE))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("tables cannot be truncated for a single instance"),
 				 errhint("Leave \"truncate\" out: the delete_handler deletes what belongs to an instance.")));
-	if (per_aggregate && !one && !r->nonatomic)
+	if (strategy == SWAP_TABLES && !r->nonatomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("a rebuild beside the live tables cannot run inside a transaction block"),
+				 errhint("Call it outside of one, or use the strategy \"in_place\".")));
+	if (strategy == PER_AGGREGATE && !one && !r->nonatomic)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("a rebuild instance by instance cannot run inside a transaction block"),
@@ -141,7 +168,7 @@ replay_progress(EsrsReplay *replay, int64 events)
 	EsrsRebuild *r = (EsrsRebuild *) replay->arg;
 
 	esrs_rebuild_progress_advance(&r->progress, events, 0);
-	if (strcmp(r->progress.shown.strategy, "in_place") == 0)
+	if (r->throttled)
 		esrs_rebuild_progress_throttle(&r->progress);
 }
 
@@ -158,22 +185,26 @@ set_lock_tag(const char *label, LOCKTAG *tag)
 
 /* Do what is asked for; the arguments are checked. */
 static void
-run(EsrsRebuild *r, const pg_uuid_t *id, bool per_aggregate, bool want_resume)
+run(EsrsRebuild *r, const pg_uuid_t *id, Strategy strategy, bool want_resume)
 {
 	LOCKTAG		tag;
 
 	(void) esrs_rebuild_load(r);
-	if (id != NULL || !per_aggregate)
+	if (id != NULL)
 	{
-		if (id == NULL)
+		r->version = esrs_rebuild_state_version(r->names);
+		esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_REPLAYING);
+		esrs_rebuild_instance(r, id);
+		esrs_rebuild_progress_advance(&r->progress, 0, 1);
+		return;
+	}
+	if (strategy != PER_AGGREGATE)
+	{
+		r->throttled = true;
+		if (strategy == IN_PLACE)
 			esrs_rebuild_in_place(r);
 		else
-		{
-			r->version = esrs_rebuild_state_version(r->names);
-			esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_REPLAYING);
-			esrs_rebuild_instance(r, id);
-			esrs_rebuild_progress_advance(&r->progress, 0, 1);
-		}
+			esrs_rebuild_swap(r);
 		return;
 	}
 	set_lock_tag(r->label, &tag);
@@ -194,7 +225,8 @@ run(EsrsRebuild *r, const pg_uuid_t *id, bool per_aggregate, bool want_resume)
 }
 
 /*
- * PROCEDURE esrs_rebuild(handler(s), aggregate_id, strategy, truncate, max_rate, resume)
+ * PROCEDURE esrs_rebuild(handler(s), aggregate_id, strategy, truncate, max_rate,
+ *						  resume, tables)
  *
  * Raises what a handler raises, with the event in its context; then the
  * transaction that it was called in is rolled back.
@@ -203,7 +235,7 @@ Datum
 esrs_rebuild(PG_FUNCTION_ARGS)
 {
 	EsrsRebuild *r = palloc0(sizeof(EsrsRebuild));
-	bool		per_aggregate = is_per_aggregate(fcinfo);
+	Strategy	strategy = get_strategy(fcinfo);
 	pg_uuid_t  *id = PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1);
 
 	esrs_command_check_writable("esrs_rebuild()");
@@ -211,9 +243,11 @@ esrs_rebuild(PG_FUNCTION_ARGS)
 	r->nonatomic = esrs_procedure_may_commit(fcinfo);
 	esrs_procedure_check_isolation(r->nonatomic);
 	set_names(r, fcinfo);
-	set_truncate(r, fcinfo);
+	r->truncate = get_tables(fcinfo, 3, "truncate",
+							 "Leave it out for an event handler with a delete_handler.");
+	r->tables = get_tables(fcinfo, 6, "tables", "It is for the strategy \"swap\".");
 	r->progress.max_rate = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT32(4) > 0 ? PG_GETARG_INT32(4) : -1;
-	check_arguments(r, id != NULL, per_aggregate);
+	check_arguments(r, id != NULL, strategy);
 	r->context = AllocSetContextCreate(CurrentMemoryContext, "esrs rebuild",
 									   ALLOCSET_DEFAULT_SIZES);
 	r->replay.portion = r->progress.max_rate > 0 ?
@@ -227,11 +261,10 @@ esrs_rebuild(PG_FUNCTION_ARGS)
 	if (r->nonatomic)
 		esrs_procedure_commit();
 	esrs_rebuild_progress_begin(&r->progress, r->label,
-								id != NULL ? "one instance" : per_aggregate ? "per_aggregate" :
-								"in_place");
+								id != NULL ? "one instance" : strategy_names[strategy]);
 	PG_TRY();
 	{
-		run(r, id, per_aggregate, PG_ARGISNULL(5) || PG_GETARG_BOOL(5));
+		run(r, id, strategy, PG_ARGISNULL(5) || PG_GETARG_BOOL(5));
 	}
 	PG_FINALLY();
 	{

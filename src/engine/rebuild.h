@@ -26,7 +26,9 @@ typedef struct EsrsRebuild
 	List	   *names;			/* of the handlers, of char *, sorted */
 	char	   *label;			/* the same as one text */
 	bool		nonatomic;
+	bool		throttled;		/* after each portion */
 	ArrayType  *truncate;		/* regclass[], or NULL */
+	ArrayType  *tables;			/* to be built beside the live ones, or NULL */
 	EsrsReplay	replay;
 	uint32	   *hashes;			/* of the names of its aggregates */
 	bool		async;
@@ -48,9 +50,14 @@ extern void esrs_rebuild_lock_instance(EsrsRebuild *r, const pg_uuid_t *id);
 extern void esrs_rebuild_count(EsrsRebuild *r, int64 upto, bool with_instances);
 extern void esrs_rebuild_leave_nothing(EsrsRebuild *r);
 
+extern void esrs_rebuild_done_async(EsrsRebuild *r, int64 position);
+
 /* rebuild_strategies.c */
 extern void esrs_rebuild_in_place(EsrsRebuild *r);
 extern void esrs_rebuild_instance(EsrsRebuild *r, const pg_uuid_t *id);
 extern void esrs_rebuild_each(EsrsRebuild *r, bool want_resume);
+
+/* rebuild_swap.c */
+extern void esrs_rebuild_swap(EsrsRebuild *r);
 
 #endif							/* ESRS_ENGINE_REBUILD_H */

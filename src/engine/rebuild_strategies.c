@@ -27,11 +27,11 @@
 #include "catalog/event_table.h"
 #include "catalog/pg_type.h"
 #include "catalog/rebuild_state.h"
+#include "catalog/swaps.h"
 #include "engine/procedures.h"
 #include "handler/dead_letter.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "signal/wakeup.h"
 #include "store/instances.h"
 #include "store/position.h"
 #include "utils/memutils.h"
@@ -84,7 +84,7 @@ delete_all(EsrsRebuild *r)
 								first ? NULL : &last, ids, ESRS_REBUILD_PORTION);
 		for (int i = 0; i < n; i++)
 		{
-			esrs_replay_delete(&r->replay, &ids[i]);
+			esrs_replay_delete(&r->replay, NULL, &ids[i]);
 			esrs_rebuild_progress_advance(&r->progress, 0, 1);
 		}
 		MemoryContextSwitchTo(before);
@@ -111,7 +111,13 @@ esrs_rebuild_in_place(EsrsRebuild *r)
 	esrs_rebuild_count(r, range.upto, r->truncate == NULL);
 	esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_DELETING);
 	if (r->truncate != NULL)
+	{
 		esrs_replay_guarded(truncate_tables, r);
+		foreach(lc, r->names)
+		{
+			esrs_swaps_note((char *) lfirst(lc));
+		}
+	}
 	else
 		delete_all(r);
 	esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_REPLAYING);
@@ -120,16 +126,7 @@ esrs_rebuild_in_place(EsrsRebuild *r)
 	esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_FINISHING);
 	esrs_rebuild_check_version(r);
 	if (r->async)
-	{
-		foreach(lc, r->replay.handlers)
-		{
-			EsrsConsumer *consumer = ((EsrsReplayed *) lfirst(lc))->consumer;
-
-			esrs_dead_letter_forget(consumer, NULL);
-			esrs_checkpoint_reset(consumer->name, consumer->partitions, range.upto);
-		}
-		esrs_wakeup_request();
-	}
+		esrs_rebuild_done_async(r, range.upto);
 	esrs_rebuild_leave_nothing(r);
 	esrs_rebuild_state_delete(r->label);
 }
@@ -150,7 +147,7 @@ esrs_rebuild_instance(EsrsRebuild *r, const pg_uuid_t *id)
 	ListCell   *lc;
 
 	esrs_rebuild_lock_instance(r, id);
-	esrs_replay_delete(&r->replay, id);
+	esrs_replay_delete(&r->replay, NULL, id);
 	esrs_replay_events(&r->replay, &range);
 	if (r->async)
 	{

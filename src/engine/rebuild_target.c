@@ -17,8 +17,10 @@
 #include "catalog/demand.h"
 #include "catalog/rebuild_state.h"
 #include "handler/batch.h"
+#include "handler/dead_letter.h"
 #include "handler/invoke.h"
 #include "miscadmin.h"
+#include "signal/wakeup.h"
 #include "store/instances.h"
 #include "store/lock.h"
 #include "utils/inval.h"
@@ -64,7 +66,8 @@ check_handler(EsrsRebuild *r, EsrsConsumer *consumer)
 						consumer->name),
 				 errhint("Call the procedure outside of a transaction block, or SET ROLE \"%s\" first.",
 						 GetUserNameFromId(consumer->handler->run_as, false))));
-	if (consumer->handler->delete_signature == NULL && r->truncate == NULL)
+	if (consumer->handler->delete_signature == NULL && r->truncate == NULL &&
+		r->tables == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("event handler \"%s\" does not say how to delete what it has written",
@@ -298,6 +301,25 @@ esrs_rebuild_lock_instance(EsrsRebuild *r, const pg_uuid_t *id)
 	{
 		lock_instance(r, id);
 	} while (esrs_rebuild_load(r));
+}
+
+/*
+ * All events up to a position are handled: put the checkpoints, which are locked,
+ * there.  Whatever could not be handled earlier now is.
+ */
+void
+esrs_rebuild_done_async(EsrsRebuild *r, int64 position)
+{
+	ListCell   *lc;
+
+	foreach(lc, r->replay.handlers)
+	{
+		EsrsConsumer *consumer = ((EsrsReplayed *) lfirst(lc))->consumer;
+
+		esrs_dead_letter_forget(consumer, NULL);
+		esrs_checkpoint_reset(consumer->name, consumer->partitions, position);
+	}
+	esrs_wakeup_request();
 }
 
 /* Count what there is to do, for the progress. */

@@ -6,8 +6,8 @@
  *
  * Of each event the handlers that take single events are called in the order of
  * registration, as when it happened; those that take arrays follow after the
- * portion.  Deletions are not replayed: whoever replays has deleted first, and
- * no event of a deleted instance is left.
+ * portion.  Deletions are replayed only if asked for: whoever has deleted first, in
+ * the same transaction, finds no event of a deleted instance.
  *
  * What a handler raises ends the replay, and names the event.  Locks, checkpoints
  * and what is deleted before are the caller's business.
@@ -36,6 +36,7 @@ typedef struct Portion
 	EsrsBatchItem *items;
 	int			n;
 	int64		max;
+	EsrsBatchItem deletion;		/* that ends the portion; .record may be NULL */
 } Portion;
 
 /* The role that all of the handlers run as. */
@@ -51,13 +52,34 @@ collect(EsrsAggregate *agg, EsrsRecord *record, void *arg)
 	Portion    *portion = (Portion *) arg;
 	MemoryContext before;
 
-	if (record->deletion)
+	if (record->deletion && !portion->replay->deletions)
 		return true;
 	before = MemoryContextSwitchTo(portion->context);
-	portion->items[portion->n].agg = agg;
-	portion->items[portion->n++].record = esrs_event_copy(record);
+	if (record->deletion)
+	{
+		portion->deletion.agg = agg;
+		portion->deletion.record = esrs_event_copy(record);
+	}
+	else
+	{
+		portion->items[portion->n].agg = agg;
+		portion->items[portion->n++].record = esrs_event_copy(record);
+	}
 	MemoryContextSwitchTo(before);
-	return portion->n < portion->max;
+	return portion->n < portion->max && portion->deletion.record == NULL;
+}
+
+static bool
+serves(EsrsConsumer *consumer, const char *aggregate)
+{
+	ListCell   *lc;
+
+	foreach(lc, consumer->aggregates)
+	{
+		if (strcmp((char *) lfirst(lc), aggregate) == 0)
+			return true;
+	}
+	return false;
 }
 
 /* Is this an event for the handler? */
@@ -65,18 +87,12 @@ static bool
 concerns(EsrsReplayed *replayed, const EsrsBatchItem *item)
 {
 	int64		position = item->record->position;
-	ListCell   *lc;
 
 	if (replayed->limited && position > replayed->checkpoint.position &&
 		!DatumGetBool(OidFunctionCall2(F_MULTIRANGE_CONTAINS_ELEM, replayed->checkpoint.ahead,
 									   Int64GetDatum(position))))
 		return false;
-	foreach(lc, replayed->consumer->aggregates)
-	{
-		if (strcmp((char *) lfirst(lc), item->agg->name) == 0)
-			return true;
-	}
-	return false;
+	return serves(replayed->consumer, item->agg->name);
 }
 
 static void
@@ -190,6 +206,7 @@ esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range)
 		MemoryContextSwitchTo(portion.context);
 		portion.items = palloc(sizeof(EsrsBatchItem) * portion.max);
 		portion.n = 0;
+		portion.deletion.record = NULL;
 		esrs_security_become(&identity, esrs_replay_role(replay));
 		esrs_security_restrict();
 		esrs_feed_read(&replay->feed, replay->aggregates, range, collect, &portion);
@@ -201,7 +218,13 @@ esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range)
 			if (replay->progress)
 				replay->progress(replay, portion.n);
 		}
-	} while (portion.n == portion.max);
+		if (portion.deletion.record != NULL)
+		{
+			range->after = portion.deletion.record->position;
+			esrs_replay_delete(replay, portion.deletion.agg->name,
+							   &portion.deletion.record->aggregate_id);
+		}
+	} while (portion.n == portion.max || portion.deletion.record != NULL);
 	MemoryContextSwitchTo(before);
 	MemoryContextDelete(portion.context);
 }
@@ -216,6 +239,7 @@ deletion_context(void *arg)
 typedef struct Deletion
 {
 	EsrsReplay *replay;
+	const char *aggregate;		/* or NULL: whichever */
 	const pg_uuid_t *id;
 } Deletion;
 
@@ -230,6 +254,9 @@ delete_one(void *arg)
 		EsrsConsumer *consumer = ((EsrsReplayed *) lfirst(lc))->consumer;
 		EsrsIdentity identity;
 
+		if (consumer->handler->delete_signature == NULL ||
+			(deletion->aggregate != NULL && !serves(consumer, deletion->aggregate)))
+			continue;
 		CHECK_FOR_INTERRUPTS();
 		esrs_consumer_set_running(consumer->name);
 		esrs_security_act_as(&identity, consumer->handler->run_as, consumer->search_path);
@@ -241,11 +268,14 @@ delete_one(void *arg)
 	}
 }
 
-/* Call the delete handlers for an instance, whose events are going to be replayed. */
+/*
+ * Call the delete handlers for an instance: those of one aggregate if it was deleted,
+ * all for NULL, if its events are going to be replayed.
+ */
 void
-esrs_replay_delete(EsrsReplay *replay, const pg_uuid_t *id)
+esrs_replay_delete(EsrsReplay *replay, const char *aggregate, const pg_uuid_t *id)
 {
-	Deletion	deletion = {.replay = replay,.id = id};
+	Deletion	deletion = {.replay = replay,.aggregate = aggregate,.id = id};
 	ErrorContextCallback error_context = {.callback = deletion_context,
 		.arg = unconstify(pg_uuid_t *, id),.previous = error_context_stack
 	};

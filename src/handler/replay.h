@@ -31,6 +31,7 @@ struct EsrsReplay
 	List	   *aggregates;		/* of EsrsAggregate: all that they serve */
 	EsrsFeed	feed;
 	int64		portion;		/* so many events at once */
+	bool		deletions;		/* replay them too */
 
 	/* called after each portion, if set */
 	void		(*progress) (EsrsReplay *replay, int64 events);
@@ -39,7 +40,7 @@ struct EsrsReplay
 
 extern void esrs_replay_guarded(void (*body) (void *arg), void *arg);
 extern void esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range);
-extern void esrs_replay_delete(EsrsReplay *replay, const pg_uuid_t *id);
+extern void esrs_replay_delete(EsrsReplay *replay, const char *aggregate, const pg_uuid_t *id);
 extern Oid	esrs_replay_role(EsrsReplay *replay);
 
 #endif							/* ESRS_HANDLER_REPLAY_H */

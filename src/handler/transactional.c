@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "base/uuid.h"
 #include "catalog/datum.h"
+#include "catalog/swaps.h"
 #include "handler/invoke.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -180,6 +181,8 @@ dispatch_all(EsrsAggregate *first_agg, Batch *first)
 				dispatch_deletion(agg, batch);
 			else
 				dispatch(agg, batch);
+			if (agg->handlers != NIL)
+				esrs_swaps_check(agg->name);
 			if (queue == NIL)
 				break;
 			batch = (Batch *) linitial(queue);
