@@ -722,6 +722,20 @@ RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'esrs_verify';
 
+CREATE FUNCTION @extschema@.esrs_verify_handler(
+    handler text,
+    tables regclass[],
+    ignore text[] DEFAULT '{}',
+    max_rows int DEFAULT 100,
+    OUT table_name regclass,
+    OUT difference text,
+    OUT live jsonb,
+    OUT rebuilt jsonb
+)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_verify_handler';
+
 -- ---------------------------------------------------------------------------
 -- Testing and health
 -- ---------------------------------------------------------------------------
@@ -965,5 +979,6 @@ COMMENT ON FUNCTION esrs.fold(jsonb, jsonb) IS 'one step of an aggregate <name>_
 COMMENT ON FUNCTION esrs.fold(jsonb, jsonb, int) IS 'one step of an aggregate <name>_state';
 COMMENT ON FUNCTION @extschema@.esrs_diff(text, text, text, text, jsonb, int, text) IS 'instances whose state would differ if the aggregate had other functions; writes nothing';
 COMMENT ON FUNCTION @extschema@.esrs_verify(text) IS 'what is wrong with the events, folds and snapshots of an aggregate; no row means nothing';
+COMMENT ON FUNCTION @extschema@.esrs_verify_handler(text, regclass[], text[], int) IS 'how what an event handler has written differs from what it would write today; no row means not at all';
 COMMENT ON FUNCTION @extschema@.esrs_test(text, jsonb[], jsonb, jsonb[], text) IS 'given events, when a command comes, then expect events or a rejection: one line of TAP';
 COMMENT ON FUNCTION @extschema@.esrs_check() IS 'find, and where possible repair, what is wrong with aggregates and handlers';

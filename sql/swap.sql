@@ -256,6 +256,59 @@ CALL with_cursor();
 SELECT id, amount, lines, of_lines FROM model();
 SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'esrs_shadow%';
 
+-- ---------------------------------------------------------------------------
+-- esrs_verify_handler(): the same, only to look
+-- ---------------------------------------------------------------------------
+SELECT esrs_alter_handler('sw_house', '{"handler": "on_line(esrs_event)"}');
+CALL esrs_rebuild('sw_house', strategy => 'swap', tables => '{lines,"\"Ware House\""}');
+\set verify 'SELECT table_name, difference, live ->> ''id'' AS id, live -> ''amount'' AS live, rebuilt -> ''amount'' AS rebuilt FROM esrs_verify_handler(''sw_house'', ''{lines,"\\"Ware House\\""}'', ''{n,number,code}'''
+:verify);
+UPDATE "Ware House" SET amount = 17 WHERE id = id(2);
+DELETE FROM lines WHERE amount = 100;
+INSERT INTO lines (house, amount) VALUES (id(1), 4), (id(1), 4), (id(4), 0);
+INSERT INTO "Ware House" (id, amount) VALUES (id(88), 88);
+:verify);
+:verify, max_rows => 2);
+SELECT count(*) AS with_numbers FROM esrs_verify_handler('sw_house', '{lines,"\"Ware House\""}');
+-- in a transaction, which it leaves as it was, also with what is not committed
+BEGIN;
+DELETE FROM lines;
+SELECT put('sw_one', 1, 1000);
+SELECT table_name, count(*) FROM esrs_verify_handler('sw_house', '{lines,"\"Ware House\""}', '{n,number,code}') GROUP BY 1 ORDER BY 1;
+SELECT count(*) FROM lines;
+SELECT put('sw_one', 1, -1000);
+SAVEPOINT s;
+SELECT * FROM esrs_verify_handler('sw_house', '{lines}');
+ROLLBACK TO s;
+SELECT sum(amount) FROM lines;
+ROLLBACK;
+CALL esrs_rebuild('sw_house', strategy => 'swap', tables => '{lines,"\"Ware House\""}');
+:verify);
+-- exactly what an asynchronous handler has handled, also in partitions
+CREATE TABLE parts (id uuid, n int);
+CREATE FUNCTION on_parts(e esrs_event) RETURNS void BEGIN ATOMIC INSERT INTO parts VALUES (e.aggregate_id, e.sequence_number); END;
+SELECT esrs_register_handler('sw_parts', '{sw_one}', 'on_parts(esrs_event)', mode => 'async', partitions => 4, start_at => 'beginning');
+CALL esrs_run_handlers('sw_parts');
+SELECT put('sw_one', 1, 5), put('sw_one', 20, 6), put('sw_one', 21, 7);
+SELECT * FROM esrs_verify_handler('sw_parts', '{parts}');
+CALL esrs_run_handlers('sw_parts');
+SELECT * FROM esrs_verify_handler('sw_parts', '{parts}');
+DELETE FROM parts WHERE id = id(20);
+SELECT table_name, difference, live, rebuilt - 'id' AS rebuilt FROM esrs_verify_handler('sw_parts', '{parts}');
+SELECT * FROM esrs_verify_handler('sw_sums', '{sums}');
+CALL esrs_run_handlers();
+-- refused
+SELECT * FROM esrs_verify_handler('unknown', '{parts}');
+SELECT * FROM esrs_verify_handler('sw_parts', NULL);
+SELECT * FROM esrs_verify_handler('sw_parts', '{}');
+SELECT * FROM esrs_verify_handler('sw_parts', '{parts}', max_rows => 0);
+SELECT * FROM esrs_verify_handler('sw_parts', '{lines,parts}');
+BEGIN READ ONLY; SELECT * FROM esrs_verify_handler('sw_parts', '{parts}'); ROLLBACK;
+SET ROLE esrs_swap_reader;
+SELECT * FROM esrs_verify_handler('sw_parts', '{parts}');
+RESET ROLE;
+SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'esrs_shadow%';
+
 ALTER SYSTEM RESET esrs.max_workers;
 SELECT pg_reload_conf();
 SELECT esrs_unregister_aggregate(name, true) FROM unnest('{sw_one,sw_two}'::text[]) AS name;

@@ -25,6 +25,7 @@
 
 #include "base/redirect.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 
 /* the server's own header, which declares walkers without their arguments */
@@ -51,6 +52,9 @@ static List *active = NIL;
 
 /* something was refused, which the code that did it may have caught */
 static bool refused = false;
+
+/* nesting of the (sub)transaction in which it was begun */
+static int	nest_level;
 
 static EsrsRedirect *
 redirect_of(Oid table)
@@ -224,6 +228,7 @@ esrs_redirect_begin(List *redirects)
 	ResetPlanCache();
 	active = redirects;
 	refused = false;
+	nest_level = GetCurrentTransactionNestLevel();
 }
 
 /* Redirect nothing any more.  Raises nothing. */
@@ -236,7 +241,7 @@ esrs_redirect_end(void)
 
 /*
  * Raise 0A000 if something was refused since esrs_redirect_begin(), and whoever did
- * it has gone on; or if this transaction has written to a table that is redirected:
+ * it has gone on; or if this (sub)transaction has written to a table that is redirected:
  * then C code has opened it itself.  That as far as the server counts
  * (track_counts).
  */
@@ -257,7 +262,7 @@ esrs_redirect_check(void)
 		PgStat_TableStatus *status = find_tabstat_entry(table);
 
 		for (PgStat_TableXactStatus *part = status ? status->trans : NULL; part; part = part->upper)
-			if (part->tuples_inserted + part->tuples_updated + part->tuples_deleted > 0)
+			if (part->nest_level >= nest_level && part->tuples_inserted + part->tuples_updated + part->tuples_deleted > 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("event handler has written to the live table %s", name_of(table)),

@@ -173,7 +173,7 @@ esrs_checkpoint_clear_failure(const char *name)
 
 static bool
 fetch(SPIPlanPtr *plan, const char *query, const char *name, int partition,
-	  EsrsCheckpoint *checkpoint)
+	  Snapshot snapshot, EsrsCheckpoint *checkpoint)
 {
 	Oid			types[2] = {TEXTOID, INT4OID};
 	Datum		values[2] = {CStringGetTextDatum(name), Int32GetDatum(partition)};
@@ -183,7 +183,9 @@ fetch(SPIPlanPtr *plan, const char *query, const char *name, int partition,
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	found = esrs_spi_execute(esrs_spi_keep(plan, query, 2, types), values, NULL, SPI_OK_SELECT) > 0;
+	(void) esrs_spi_keep(plan, query, 2, types);
+	found = (snapshot ? esrs_spi_select_at(*plan, values, NULL, snapshot) :
+			 esrs_spi_execute(*plan, values, NULL, SPI_OK_SELECT)) > 0;
 	if (found)
 	{
 		checkpoint->position = DatumGetInt64(esrs_spi_column(0, 1, &isnull));
@@ -210,14 +212,22 @@ esrs_checkpoint_lock(const char *name, int partition, bool wait, EsrsCheckpoint 
 {
 	return fetch(wait ? &lock_waiting_plan : &lock_plan,
 				 wait ? READ_QUERY " FOR UPDATE" : READ_QUERY " FOR UPDATE SKIP LOCKED",
-				 name, partition, checkpoint);
+				 name, partition, NULL, checkpoint);
 }
 
 /* Read the row of a partition as it is now.  False if it is not there. */
 bool
 esrs_checkpoint_read(const char *name, int partition, EsrsCheckpoint *checkpoint)
 {
-	return fetch(&read_plan, READ_QUERY, name, partition, checkpoint);
+	return fetch(&read_plan, READ_QUERY, name, partition, NULL, checkpoint);
+}
+
+/* The same as it is in a snapshot. */
+bool
+esrs_checkpoint_read_at(const char *name, int partition, Snapshot snapshot,
+						EsrsCheckpoint *checkpoint)
+{
+	return fetch(&read_plan, READ_QUERY, name, partition, snapshot, checkpoint);
 }
 
 /*

@@ -12,6 +12,8 @@
 
 #include "datatype/timestamp.h"
 
+#include "utils/snapshot.h"
+
 typedef struct EsrsCheckpoint
 {
 	int64		position;
@@ -34,6 +36,8 @@ extern void esrs_checkpoint_advance(const char *name, int partition, int64 posit
 									int64 *ahead, int n);
 extern void esrs_checkpoint_add_ahead(const char *name, int partition, int64 *ahead, int n);
 extern bool esrs_checkpoint_read(const char *name, int partition, EsrsCheckpoint *checkpoint);
+extern bool esrs_checkpoint_read_at(const char *name, int partition, Snapshot snapshot,
+									EsrsCheckpoint *checkpoint);
 extern void esrs_checkpoint_fail(const char *name, int partition, int64 failing, int attempts,
 								 TimestampTz retry_at, const char *error);
 extern void esrs_checkpoint_repartition(const char *name, int partitions, int64 position,

@@ -5,7 +5,8 @@
  *	  deletions of their instances among them.
  *
  * Whoever reads takes the safe position first (position.c) and comes here
- * afterwards: the snapshot is taken here, and all that is read is read with it.
+ * afterwards: the snapshot is taken here, unless one is given, and all that is read
+ * is read with it.
  *
  * Events are read as the current user, who needs SELECT on each table; so row
  * security applies.  Deletions come from a catalog that he may not read, so
@@ -267,14 +268,15 @@ prefer_position_index(void)
 }
 
 /*
- * Read what a range holds, in order of position, with a snapshot taken now.
+ * Read what a range holds, in order of position, with one snapshot.
  * Plans stay in "feed" until esrs_feed_close(); NULL if they are not to be kept.
  */
 void
 esrs_feed_read(EsrsFeed *feed, List *aggregates, const EsrsFeedRange *range,
 			   EsrsFeedReader reader, void *arg)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetTransactionSnapshot());
+	Snapshot	snapshot = RegisterSnapshot(range->snapshot ? range->snapshot :
+											GetTransactionSnapshot());
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event",
 													  ALLOCSET_DEFAULT_SIZES);
 	Datum		values[NPARAMS + 2];

@@ -13,6 +13,7 @@
 #include "catalog/aggregate.h"
 #include "datatype/timestamp.h"
 #include "user/event.h"
+#include "utils/snapshot.h"
 
 /* Plans that a reader keeps from one reading to the next; zeroed at first. */
 typedef struct EsrsFeed
@@ -32,6 +33,7 @@ typedef struct EsrsFeedRange
 	int			partitions;
 	const pg_uuid_t *instance;	/* only this one, if not NULL */
 	int64		max;			/* the reader takes no more */
+	Snapshot	snapshot;		/* to read with; NULL: one taken now */
 } EsrsFeedRange;
 
 /* Called with each event or deletion, which is borrowed; false ends the reading. */
