@@ -242,6 +242,19 @@ SELECT bad('INSERT INTO pg_temp.temporary VALUES (1); INSERT INTO esrs_swap."War
 SELECT count(*) > 0 AS kept FROM temporary;
 SELECT count(*), sum(amount) FROM "Ware House";
 SELECT count(*) FROM log;
+-- C functions: by SPI they are led to the new table, as all; what they open themselves is noticed
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set testlib :abs_srcdir '/testlib/esrs_testlib'
+CREATE TABLE c_handler_log (what text, aggregate text, sequence_number int, payload jsonb);
+CREATE FUNCTION on_event(esrs_event) RETURNS void AS :'testlib', 'testlib_on_event' LANGUAGE C;
+CREATE FUNCTION on_event_directly(esrs_event) RETURNS void AS :'testlib', 'testlib_on_event_directly' LANGUAGE C;
+SELECT esrs_register_handler('sw_c', '{sw_two}', 'on_event(esrs_event)');
+CALL esrs_rebuild('sw_c', strategy => 'swap', tables => '{c_handler_log}');
+SELECT aggregate, sequence_number, payload FROM c_handler_log ORDER BY 2;
+SELECT esrs_alter_handler('sw_c', '{"handler": "on_event_directly(esrs_event)"}');
+CALL esrs_rebuild('sw_c', strategy => 'swap', tables => '{c_handler_log}');
+SELECT count(*) FROM c_handler_log;
+SELECT esrs_unregister_handler('sw_c');
 -- called in the middle of a cursor of this session
 SELECT esrs_alter_handler('sw_house', '{"handler": "on_line(esrs_event)"}');
 CREATE PROCEDURE with_cursor() LANGUAGE plpgsql AS $$

@@ -11,6 +11,10 @@
 
 #include "fmgr.h"
 
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
@@ -22,6 +26,7 @@
 
 PG_FUNCTION_INFO_V1(testlib_on_event);
 PG_FUNCTION_INFO_V1(testlib_on_events);
+PG_FUNCTION_INFO_V1(testlib_on_event_directly);
 PG_FUNCTION_INFO_V1(testlib_on_delete);
 PG_FUNCTION_INFO_V1(testlib_decide);
 PG_FUNCTION_INFO_V1(testlib_decide_set);
@@ -54,6 +59,19 @@ write_log(const char *what, Datum aggregate, Datum sequence_number, Datum payloa
 							  4, types, values, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write");
 	SPI_finish();
+}
+
+/* Writes a row without any statement, which nothing but the server's counters tell. */
+Datum
+testlib_on_event_directly(PG_FUNCTION_ARGS)
+{
+	Relation	log = table_open(RelnameGetRelid("c_handler_log"), RowExclusiveLock);
+	Datum		values[4] = {0};
+	bool		nulls[4] = {true, true, true, true};
+
+	simple_heap_insert(log, heap_form_tuple(RelationGetDescr(log), values, nulls));
+	table_close(log, RowExclusiveLock);
+	PG_RETURN_VOID();
 }
 
 static Datum
