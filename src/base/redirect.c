@@ -12,6 +12,9 @@
  * Views and rules are expanded, defaults and row security added before, as of the
  * table that was named.
  *
+ * Functions in SQL are not inlined meanwhile, and nothing is planned for parallel
+ * workers: both would come to the live tables behind our back.
+ *
  * What cannot be redirected is refused: writing to any other permanent table, and
  * utility commands.  C code that opens tables itself goes around it, which
  * esrs_redirect_check() notices.
@@ -27,6 +30,8 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
 
 /* the server's own header, which declares walkers without their arguments */
 #pragma GCC diagnostic push
@@ -43,9 +48,11 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"
+#include "utils/syscache.h"
 
 static planner_hook_type next_planner = NULL;
 static ProcessUtility_hook_type next_utility = NULL;
+static needs_fmgr_hook_type next_needs_fmgr = NULL;
 
 /* of EsrsRedirect; NIL: nothing is redirected */
 static List *active = NIL;
@@ -163,14 +170,61 @@ redirect_walker(Node *node, void *context)
 	return expression_tree_walker(node, redirect_walker, context);
 }
 
+/* Raise XX000 if what came out of the planner is not redirected after all. */
+static void
+check_plan(PlannedStmt *plan)
+{
+	ListCell   *lc;
+
+	foreach(lc, plan->relationOids)
+	{
+		if (redirect_of(lfirst_oid(lc)) == NULL)
+			continue;
+		refused = true;
+		elog(ERROR, "plan uses the live table %s", name_of(lfirst_oid(lc)));
+	}
+}
+
 /* The planner may change its query, so we may as well. */
 static PlannedStmt *
 redirecting_planner(Query *query, const char *source, int cursor_options, ParamListInfo params)
 {
+	PlannedStmt *plan;
+
 	if (active != NIL)
+	{
 		(void) redirect_walker((Node *) query, NULL);
-	return next_planner ? next_planner(query, source, cursor_options, params) :
+
+		/* a worker would plan the queries of its functions undirected */
+		cursor_options &= ~CURSOR_OPT_PARALLEL_OK;
+	}
+	plan = next_planner ? next_planner(query, source, cursor_options, params) :
 		standard_planner(query, source, cursor_options, params);
+	if (active != NIL)
+		check_plan(plan);
+	return plan;
+}
+
+/*
+ * Functions in SQL are not to be inlined: that comes after the redirection.  As a
+ * function of its own, its query comes to the planner.
+ */
+static bool
+prevents_inlining(Oid function)
+{
+	HeapTuple	tuple;
+	bool		is_sql;
+
+	if (next_needs_fmgr && next_needs_fmgr(function))
+		return true;
+	if (active == NIL)
+		return false;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	is_sql = HeapTupleIsValid(tuple) &&
+		((Form_pg_proc) GETSTRUCT(tuple))->prolang == SQLlanguageId;
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return is_sql;
 }
 
 /* Does a command leave all tables alone, or have its queries planned? */
@@ -279,4 +333,6 @@ esrs_redirect_init(void)
 	planner_hook = redirecting_planner;
 	next_utility = ProcessUtility_hook;
 	ProcessUtility_hook = checking_utility;
+	next_needs_fmgr = needs_fmgr_hook;
+	needs_fmgr_hook = prevents_inlining;
 }

@@ -12,11 +12,12 @@
  * Asynchronous handlers: their checkpoints are locked, and the last round goes up to
  * the position that is safe then.  Later events the live handler will get.
  *
- * Transactional handlers: the live tables are locked against everybody.  A
- * transaction whose handlers have read or written them before has ended by then, so
- * the last round sees its events.  One whose handlers come to them later waits for
- * the lock, and finds the new rows when it gets it; its events are not committed, so
- * the last round does not see them.  So each event is in the read model once.
+ * Transactional handlers: the tables of events are locked against writers, and the
+ * live tables against everybody.  A transaction that has appended before has ended by
+ * then, so the last round sees its events.  One that comes later waits before it
+ * calls its handlers, so they find the new rows, also where they read with a snapshot that was
+ * taken before they wait for a table (STABLE functions).  So each event is in the
+ * read model once.
  *
  * A transaction that took its snapshot before the exchange, and keeps it (REPEATABLE
  * READ), would see none of the new rows: what it commands is refused, see
@@ -88,9 +89,20 @@ static void
 lock_live(EsrsRebuild *r, EsrsShadows *shadows, EsrsFeedRange *range)
 {
 	int			wait = FIRST_WAIT;
+	List	   *appended = NIL;
+	ListCell   *lc;
 
 	esrs_rebuild_progress_phase(&r->progress, ESRS_REBUILD_WAITING);
-	for (int tries = 1; !esrs_shadow_try_lock(shadows, wait); tries++)
+	if (!r->async)
+	{
+		/* who appends does not wait for this, and VACUUM makes room */
+		esrs_rebuild_lock_aggregates(r, ShareUpdateExclusiveLock);
+		foreach(lc, r->replay.aggregates)
+		{
+			appended = lappend_oid(appended, ((EsrsAggregate *) lfirst(lc))->events);
+		}
+	}
+	for (int tries = 1; !esrs_shadow_try_lock(shadows, appended, wait); tries++)
 	{
 		if (tries == TRIES_UNTOLD)
 			ereport(NOTICE,
@@ -136,6 +148,7 @@ esrs_rebuild_swap(EsrsRebuild *r)
 		replay_round(r, shadows, &range);
 	}
 	esrs_rebuild_check_version(r);
+	esrs_shadow_check(shadows, esrs_replay_role(&r->replay), true);
 	esrs_shadow_swap(shadows);
 	if (r->async)
 		esrs_rebuild_done_async(r, range.upto);

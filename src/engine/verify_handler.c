@@ -123,7 +123,7 @@ key_of(EsrsShadow *shadow, const char *alias)
 static char *
 difference_query(EsrsShadows *shadows, EsrsShadow *shadow)
 {
-	const char *built = quote_qualified_identifier(shadows->schema_name, shadow->relname);
+	const char *built = quote_qualified_identifier(shadow->schema_name, shadow->relname);
 	char	   *live_key = key_of(shadow, "t");
 	StringInfoData sql;
 

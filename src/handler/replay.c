@@ -33,10 +33,12 @@ typedef struct Portion
 {
 	EsrsReplay *replay;
 	MemoryContext context;
-	EsrsBatchItem *items;
+	EsrsBatchItem *items;		/* events, and deletions between them */
 	int			n;
+	int			deletions;		/* of them done */
 	int64		max;
-	EsrsBatchItem deletion;		/* that ends the portion; .record may be NULL */
+	int			from;			/* those in turn, which are events */
+	int			to;
 } Portion;
 
 /* The role that all of the handlers run as. */
@@ -50,23 +52,12 @@ static bool
 collect(EsrsAggregate *agg, EsrsRecord *record, void *arg)
 {
 	Portion    *portion = (Portion *) arg;
-	MemoryContext before;
+	MemoryContext before = MemoryContextSwitchTo(portion->context);
 
-	if (record->deletion && !portion->replay->deletions)
-		return true;
-	before = MemoryContextSwitchTo(portion->context);
-	if (record->deletion)
-	{
-		portion->deletion.agg = agg;
-		portion->deletion.record = esrs_event_copy(record);
-	}
-	else
-	{
-		portion->items[portion->n].agg = agg;
-		portion->items[portion->n++].record = esrs_event_copy(record);
-	}
+	portion->items[portion->n].agg = agg;
+	portion->items[portion->n++].record = esrs_event_copy(record);
 	MemoryContextSwitchTo(before);
-	return portion->n < portion->max && portion->deletion.record == NULL;
+	return portion->n < portion->max;
 }
 
 static bool
@@ -123,7 +114,7 @@ call(EsrsBatch *batch, int from, int to)
 	error_context_stack = error_context.previous;
 }
 
-/* Call all handlers with a portion. */
+/* Call all handlers with the events of a portion that are in turn. */
 static void
 call_all(void *arg)
 {
@@ -141,13 +132,13 @@ call_all(void *arg)
 		batches[i].consumer = replayed->consumer;
 		batches[i].context = CurrentMemoryContext;
 		batches[i].deadline = DT_NOEND;
-		batches[i].items = palloc(sizeof(EsrsBatchItem) * portion->n);
-		for (int j = 0; j < portion->n; j++)
+		batches[i].items = palloc(sizeof(EsrsBatchItem) * (portion->to - portion->from));
+		for (int j = portion->from; j < portion->to; j++)
 			if (concerns(replayed, &portion->items[j]))
 				batches[i].items[batches[i].n++] = portion->items[j];
 		singles += !replayed->consumer->handler->set_based;
 	}
-	for (int j = 0; j < portion->n && singles > 1; j++)
+	for (int j = portion->from; j < portion->to && singles > 1; j++)
 		for (int i = 0; i < n; i++)
 		{
 			if (batches[i].consumer->handler->set_based || next[i] == batches[i].n ||
@@ -183,6 +174,27 @@ esrs_replay_guarded(void (*body) (void *arg), void *arg)
 	PG_END_TRY();
 }
 
+/* Replay a portion: the events before a deletion, the deletion, and so on. */
+static void
+replay_portion(Portion *portion)
+{
+	for (portion->from = 0; portion->from < portion->n; portion->from = portion->to + 1)
+	{
+		portion->to = portion->from;
+		while (portion->to < portion->n && !portion->items[portion->to].record->deletion)
+			portion->to++;
+		if (portion->to > portion->from)
+			esrs_replay_guarded(call_all, portion);
+		if (portion->to < portion->n)
+		{
+			EsrsBatchItem *item = &portion->items[portion->to];
+
+			esrs_replay_delete(portion->replay, item->agg->name, &item->record->aggregate_id);
+			portion->deletions++;
+		}
+	}
+}
+
 /*
  * Call the handlers with the events of a range, whatever its "max".  The bound
  * was taken before.  Memory does not grow with the number of events.
@@ -196,6 +208,7 @@ esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range)
 	Portion		portion = {.replay = replay,.max = replay->portion};
 
 	range->max = replay->portion;
+	range->only_events = !replay->deletions;
 	portion.context = AllocSetContextCreate(before, "esrs replay", ALLOCSET_DEFAULT_SIZES);
 	do
 	{
@@ -205,8 +218,7 @@ esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range)
 		MemoryContextReset(portion.context);
 		MemoryContextSwitchTo(portion.context);
 		portion.items = palloc(sizeof(EsrsBatchItem) * portion.max);
-		portion.n = 0;
-		portion.deletion.record = NULL;
+		portion.n = portion.deletions = 0;
 		esrs_security_become(&identity, esrs_replay_role(replay));
 		esrs_security_restrict();
 		esrs_feed_read(&replay->feed, replay->aggregates, range, collect, &portion);
@@ -214,17 +226,11 @@ esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range)
 		if (portion.n > 0)
 		{
 			range->after = portion.items[portion.n - 1].record->position;
-			esrs_replay_guarded(call_all, &portion);
+			replay_portion(&portion);
 			if (replay->progress)
-				replay->progress(replay, portion.n);
+				replay->progress(replay, portion.n - portion.deletions);
 		}
-		if (portion.deletion.record != NULL)
-		{
-			range->after = portion.deletion.record->position;
-			esrs_replay_delete(replay, portion.deletion.agg->name,
-							   &portion.deletion.record->aggregate_id);
-		}
-	} while (portion.n == portion.max || portion.deletion.record != NULL);
+	} while (portion.n == portion.max);
 	MemoryContextSwitchTo(before);
 	MemoryContextDelete(portion.context);
 }

@@ -3,10 +3,10 @@
  * shadow.c
  *	  Making tables beside live ones: with the same columns at the same places, and
  *	  the same indexes, constraints, triggers and rights, all under the same names,
- *	  in a schema of their own.
+ *	  each in a schema of its own.
  *
  * It all happens in one transaction, at whose end nothing of it is left: so nobody
- * else ever sees the schema, and whatever ends the transaction cleans up.
+ * else ever sees the schemas, and whatever ends the transaction cleans up.
  *
  * Everything is created as the owner of the live tables, and restricted as in
  * maintenance commands.  Definitions are taken from the server's own deparser, and
@@ -25,6 +25,7 @@
 #include "base/spi.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -40,6 +41,7 @@
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #define PG_CATALOG_OP(op)	" OPERATOR(pg_catalog." op ") "
 
@@ -115,8 +117,27 @@
 
 #define TRIGGERS_QUERY \
 	"SELECT t.oid FROM pg_catalog.pg_trigger t WHERE t.tgrelid" PG_CATALOG_OP("=") "$1" \
-	" AND NOT t.tgisinternal AND t.tgenabled" PG_CATALOG_OP("=") "ANY ('{O,A}'::\"char\"[])" \
+	" AND NOT t.tgisinternal AND t.tgenabled" PG_CATALOG_OP("<>") "'D'" \
 	" ORDER BY t.oid"
+
+/* Those that do not fire as triggers do by default. */
+#define FIRING_QUERY \
+	"SELECT pg_catalog.format('ALTER TABLE %I.%I ENABLE %s TRIGGER %I', $2, c.relname," \
+	" CASE t.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END, t.tgname)" \
+	" FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid" PG_CATALOG_OP("=") "t.tgrelid" \
+	" WHERE t.tgrelid" PG_CATALOG_OP("=") "$1 AND NOT t.tgisinternal" \
+	" AND t.tgenabled" PG_CATALOG_OP("=") "ANY ('{A,R}'::\"char\"[])"
+
+/*
+ * Foreign keys that are enforced.  Of one that refers to a partitioned table there
+ * is a row for each partition, too.
+ */
+#define FOREIGN_KEYS_QUERY \
+	"SELECT k.oid FROM pg_catalog.pg_constraint k WHERE k.conrelid" PG_CATALOG_OP("=") "$1" \
+	" AND k.contype" PG_CATALOG_OP("=") "'f' AND k.conparentid" PG_CATALOG_OP("=") "0" \
+	" AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t" \
+	" WHERE t.tgconstraint" PG_CATALOG_OP("=") "k.oid AND t.tgrelid" PG_CATALOG_OP("=") "$1" \
+	" AND t.tgenabled" PG_CATALOG_OP("=") "'D') ORDER BY k.oid"
 
 #define INDEXES_QUERY \
 	"SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid" PG_CATALOG_OP("=") "$1" \
@@ -126,11 +147,11 @@
 
 /* The texts that a query gives for a live table, in the current context. */
 static List *
-texts_of(EsrsShadows *shadows, EsrsShadow *shadow, const char *query)
+texts_of(EsrsShadow *shadow, const char *query)
 {
 	Oid			types[2] = {OIDOID, TEXTOID};
 	Datum		values[2] = {ObjectIdGetDatum(shadow->redirect.from),
-	CStringGetTextDatum(shadows->schema_name)};
+	CStringGetTextDatum(shadow->schema_name)};
 	List	   *texts = NIL;
 	uint64		n;
 
@@ -172,8 +193,10 @@ to_shadow(EsrsShadows *shadows, RangeVar *name)
 
 	foreach(lc, shadows->shadows)
 	{
-		if (((EsrsShadow *) lfirst(lc))->redirect.from == table)
-			name->schemaname = shadows->schema_name;
+		EsrsShadow *shadow = (EsrsShadow *) lfirst(lc);
+
+		if (shadow->redirect.from == table)
+			name->schemaname = shadow->schema_name;
 	}
 }
 
@@ -230,9 +253,9 @@ run_all(EsrsShadows *shadows, List *commands)
 
 /* The shadow's index or table of a name. */
 static Oid
-named(EsrsShadows *shadows, const char *name)
+named(EsrsShadow *shadow, const char *name)
 {
-	Oid			oid = get_relname_relid(name, shadows->schema);
+	Oid			oid = get_relname_relid(name, shadow->schema);
 
 	if (!OidIsValid(oid))
 		elog(ERROR, "shadow of \"%s\" is missing", name);
@@ -274,9 +297,9 @@ make_table(EsrsShadows *shadows, EsrsShadow *shadow)
 	ListCell   *lc;
 	List	   *with_index;
 
-	run_all(shadows, texts_of(shadows, shadow, TABLE_QUERY));
-	shadow->redirect.to = named(shadows, shadow->relname);
-	run_all(shadows, texts_of(shadows, shadow, COLUMNS_QUERY));
+	run_all(shadows, texts_of(shadow, TABLE_QUERY));
+	shadow->redirect.to = named(shadow, shadow->relname);
+	run_all(shadows, texts_of(shadow, COLUMNS_QUERY));
 	check_same_rows(shadow);
 	foreach(lc, oids_of(shadow, CONSTRAINTS_QUERY("c")))
 	{
@@ -289,7 +312,7 @@ make_table(EsrsShadows *shadows, EsrsShadow *shadow)
 		Oid			made;
 
 		run(shadows, pg_get_constraintdef_command(lfirst_oid(lc)));
-		made = named(shadows, get_rel_name(index));
+		made = named(shadow, get_rel_name(index));
 		shadow->indexes = lappend_oid(shadow->indexes, index);
 		shadow->shadow_indexes = lappend_oid(shadow->shadow_indexes, made);
 		shadow->redirect.constraints = lappend_oid(shadow->redirect.constraints, lfirst_oid(lc));
@@ -301,19 +324,46 @@ make_table(EsrsShadows *shadows, EsrsShadow *shadow)
 		run(shadows, pg_get_indexdef_string(lfirst_oid(lc)));
 		shadow->indexes = lappend_oid(shadow->indexes, lfirst_oid(lc));
 		shadow->shadow_indexes = lappend_oid(shadow->shadow_indexes,
-											 named(shadows, get_rel_name(lfirst_oid(lc))));
+											 named(shadow, get_rel_name(lfirst_oid(lc))));
 	}
 }
 
-/* What refers to other tables, when all of them are there. */
+/* Does a foreign key refer to a table that has a shadow? */
+static bool
+is_between_shadows(EsrsShadows *shadows, Oid foreign_key)
+{
+	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(foreign_key));
+	ListCell   *lc;
+	bool		found = false;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for constraint %u", foreign_key);
+	foreach(lc, shadows->shadows)
+	{
+		found |= ((EsrsShadow *) lfirst(lc))->redirect.from ==
+			((Form_pg_constraint) GETSTRUCT(tuple))->confrelid;
+	}
+	ReleaseSysCache(tuple);
+	return found;
+}
+
+/*
+ * What refers to other tables, when all of them are there.  Not foreign keys to
+ * tables that have no shadow: such a table would be locked against writers until the
+ * end, and once more when the shadow is dropped.  They are checked when it takes its
+ * place.
+ */
 static void
 make_references(EsrsShadows *shadows, EsrsShadow *shadow)
 {
 	ListCell   *lc;
 
-	foreach(lc, oids_of(shadow, CONSTRAINTS_QUERY("f")))
+	foreach(lc, oids_of(shadow, FOREIGN_KEYS_QUERY))
 	{
-		run(shadows, pg_get_constraintdef_command(lfirst_oid(lc)));
+		if (is_between_shadows(shadows, lfirst_oid(lc)))
+			run(shadows, pg_get_constraintdef_command(lfirst_oid(lc)));
+		else
+			shadow->foreign_keys = lappend_oid(shadow->foreign_keys, lfirst_oid(lc));
 	}
 	foreach(lc, oids_of(shadow, TRIGGERS_QUERY))
 	{
@@ -321,7 +371,8 @@ make_references(EsrsShadows *shadows, EsrsShadow *shadow)
 
 		run(shadows, TextDatumGetCString(definition));
 	}
-	run_all(shadows, texts_of(shadows, shadow, GRANTS_QUERY));
+	run_all(shadows, texts_of(shadow, FIRING_QUERY));
+	run_all(shadows, texts_of(shadow, GRANTS_QUERY));
 }
 
 static int
@@ -366,25 +417,41 @@ lock_live(EsrsShadows *shadows, ArrayType *tables)
 	}
 }
 
-/* Names are taken over, so they must differ also in one schema. */
+/* A schema for a shadow, of a name that nobody uses, and not in the current one. */
 static void
-check_names(EsrsShadows *shadows)
+make_schema(EsrsShadows *shadows, EsrsShadow *shadow)
 {
-	ListCell   *a;
-	ListCell   *b;
+	static uint32 last = 0;
 
-	foreach(a, shadows->shadows)
+	do
 	{
-		foreach(b, shadows->shadows)
-		{
-			if (lfirst(a) != lfirst(b) && strcmp(((EsrsShadow *) lfirst(a))->relname,
-												 ((EsrsShadow *) lfirst(b))->relname) == 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						 errmsg("tables of the same name cannot be built beside the live ones together"),
-						 errdetail("The name is \"%s\".", ((EsrsShadow *) lfirst(a))->relname)));
-		}
+		shadow->schema_name = psprintf("esrs_shadow_%d_%u", MyProcPid, ++last);
+	} while (OidIsValid(get_namespace_oid(shadow->schema_name, true)));
+	shadow->schema = NamespaceCreate(shadow->schema_name, shadows->owner, false);
+	CommandCounterIncrement();
+}
+
+static void
+making_context(void *arg)
+{
+	errcontext("building a table beside %s", ((EsrsShadow *) arg)->name);
+}
+
+/* Make one, or all that refers to others; errors tell which. */
+static void
+make(EsrsShadows *shadows, void (*part) (EsrsShadows *, EsrsShadow *))
+{
+	ErrorContextCallback error_context = {.callback = making_context,
+	.previous = error_context_stack};
+	ListCell   *lc;
+
+	error_context_stack = &error_context;
+	foreach(lc, shadows->shadows)
+	{
+		error_context.arg = lfirst(lc);
+		part(shadows, (EsrsShadow *) lfirst(lc));
 	}
+	error_context_stack = error_context.previous;
 }
 
 /*
@@ -400,28 +467,18 @@ esrs_shadow_make(ArrayType *tables, Oid role, bool replace)
 {
 	EsrsShadows *shadows = palloc0(sizeof(EsrsShadows));
 	EsrsIdentity before;
-	ListCell   *lc;
 
 	lock_live(shadows, tables);
-	check_names(shadows);
 	esrs_shadow_check(shadows, role, replace);
-	shadows->schema_name = psprintf("esrs_shadow_%d", MyProcPid);
-	shadows->schema = NamespaceCreate(shadows->schema_name, shadows->owner, false);
-	CommandCounterIncrement();
+	make(shadows, make_schema);
 
 	esrs_security_become(&before, shadows->owner);
 	esrs_security_restrict();
 	/* tablespaces are the live tables' */
 	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	foreach(lc, shadows->shadows)
-	{
-		make_table(shadows, (EsrsShadow *) lfirst(lc));
-	}
-	foreach(lc, shadows->shadows)
-	{
-		make_references(shadows, (EsrsShadow *) lfirst(lc));
-	}
+	make(shadows, make_table);
+	make(shadows, make_references);
 	esrs_security_restore(&before);
 	return shadows;
 }
@@ -430,9 +487,18 @@ esrs_shadow_make(ArrayType *tables, Oid role, bool replace)
 void
 esrs_shadow_drop(EsrsShadows *shadows)
 {
-	ObjectAddress address;
+	ObjectAddresses *schemas = new_object_addresses();
+	ListCell   *lc;
 
-	ObjectAddressSet(address, NamespaceRelationId, shadows->schema);
-	performDeletion(&address, DROP_CASCADE, PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
+	foreach(lc, shadows->shadows)
+	{
+		ObjectAddress address;
+
+		ObjectAddressSet(address, NamespaceRelationId, ((EsrsShadow *) lfirst(lc))->schema);
+		add_exact_object_address(&address, schemas);
+	}
+	performMultipleDeletions(schemas, DROP_CASCADE,
+							 PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY);
+	free_object_addresses(schemas);
 	CommandCounterIncrement();
 }

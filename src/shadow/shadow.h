@@ -20,15 +20,16 @@ typedef struct EsrsShadow
 	EsrsRedirect redirect;		/* live -> shadow */
 	char	   *name;			/* of the live table, qualified, for messages */
 	char	   *relname;		/* of both */
+	Oid			schema;			/* of the shadow, which is alone in it */
+	char	   *schema_name;
 	List	   *indexes;		/* of the live table, OIDs */
 	List	   *shadow_indexes; /* the same of the shadow, in the same order */
+	List	   *foreign_keys;	/* OIDs, to tables that have no shadow */
 } EsrsShadow;
 
 typedef struct EsrsShadows
 {
 	Oid			owner;			/* of all the tables */
-	Oid			schema;			/* of the shadows */
-	char	   *schema_name;
 	List	   *shadows;		/* of EsrsShadow, by OID of the live table */
 	List	   *redirects;		/* of EsrsRedirect, parts of them */
 } EsrsShadows;
@@ -41,7 +42,7 @@ extern EsrsShadows *esrs_shadow_make(ArrayType *tables, Oid role, bool replace);
 extern void esrs_shadow_drop(EsrsShadows *shadows);
 
 /* shadow_swap.c */
-extern bool esrs_shadow_try_lock(EsrsShadows *shadows, int timeout);
+extern bool esrs_shadow_try_lock(EsrsShadows *shadows, List *appended, int timeout);
 extern void esrs_shadow_swap(EsrsShadows *shadows);
 
 #endif							/* ESRS_SHADOW_SHADOW_H */

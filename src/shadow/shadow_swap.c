@@ -20,12 +20,15 @@
 #include "access/table.h"
 #include "access/toast_internals.h"
 #include "access/xact.h"
+#include "base/security.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
 #include "commands/tablecmds.h"
 #include "compat.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "utils/builtins.h"
@@ -36,20 +39,44 @@
 #include "utils/resowner.h"
 #include "utils/syscache.h"
 
+/* The row of a constraint, to be freed by the caller. */
+static HeapTuple
+get_constraint(Oid constraint, Form_pg_constraint *form)
+{
+	HeapTuple	tuple = SearchSysCacheCopy1(CONSTROID, ObjectIdGetDatum(constraint));
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for constraint %u", constraint);
+	*form = (Form_pg_constraint) GETSTRUCT(tuple);
+	return tuple;
+}
+
 static void
-lock_all(EsrsShadows *shadows)
+lock_all(EsrsShadows *shadows, List *appended)
 {
 	ListCell   *lc;
-	ListCell   *index;
+	ListCell   *other;
 
+	foreach(lc, appended)
+	{
+		LockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock);
+	}
 	foreach(lc, shadows->shadows)
 	{
 		EsrsShadow *shadow = (EsrsShadow *) lfirst(lc);
 
-		LockRelationOid(shadow->redirect.from, AccessExclusiveLock);
-		foreach(index, shadow->indexes)
+		foreach(other, shadow->foreign_keys)
 		{
-			LockRelationOid(lfirst_oid(index), AccessExclusiveLock);
+			Form_pg_constraint form;
+			HeapTuple	tuple = get_constraint(lfirst_oid(other), &form);
+
+			LockRelationOid(form->confrelid, RowShareLock);
+			heap_freetuple(tuple);
+		}
+		LockRelationOid(shadow->redirect.from, AccessExclusiveLock);
+		foreach(other, shadow->indexes)
+		{
+			LockRelationOid(lfirst_oid(other), AccessExclusiveLock);
 		}
 	}
 }
@@ -59,9 +86,11 @@ lock_all(EsrsShadows *shadows)
  * that takes longer than so many milliseconds.  Then none of them is locked: who
  * reads them, and then writes events, must not wait for a rebuild that waits for
  * him, and others must not wait long behind it.
+ *
+ * "appended", OIDs, are locked against writers before.
  */
 bool
-esrs_shadow_try_lock(EsrsShadows *shadows, int timeout)
+esrs_shadow_try_lock(EsrsShadows *shadows, List *appended, int timeout)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -74,7 +103,7 @@ esrs_shadow_try_lock(EsrsShadows *shadows, int timeout)
 
 		(void) set_config_option("lock_timeout", psprintf("%d", timeout), PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		lock_all(shadows);
+		lock_all(shadows, appended);
 		AtEOXact_GUC(false, level);
 		locked = true;
 		ReleaseCurrentSubTransaction();
@@ -193,10 +222,53 @@ rename_toast(Oid live)
 	table_close(table, NoLock);
 }
 
+static void
+set_validated(Oid constraint, bool validated)
+{
+	Relation	pg_constraint = table_open(ConstraintRelationId, RowExclusiveLock);
+	Form_pg_constraint form;
+	HeapTuple	tuple = get_constraint(constraint, &form);
+
+	form->convalidated = validated;
+	CatalogTupleUpdate(pg_constraint, &tuple->t_self, tuple);
+	heap_freetuple(tuple);
+	table_close(pg_constraint, RowExclusiveLock);
+	CommandCounterIncrement();
+}
+
+/*
+ * Check the new rows of a live table against a foreign key, as the owner: nothing
+ * has done so yet.  Raises 23503.  Who deletes the rows that it refers to meanwhile
+ * will look for our rows when he gets the lock of the live table.
+ */
+static void
+validate_foreign_key(Oid owner, Oid live, Oid foreign_key)
+{
+	Form_pg_constraint form;
+	HeapTuple	tuple = get_constraint(foreign_key, &form);
+	AlterTableCmd *command = makeNode(AlterTableCmd);
+	bool		validated = form->convalidated;
+	EsrsIdentity before;
+
+	command->subtype = AT_ValidateConstraint;
+	command->name = pstrdup(NameStr(form->conname));
+	heap_freetuple(tuple);
+	if (validated)
+		set_validated(foreign_key, false);
+	esrs_security_become(&before, owner);
+	esrs_security_restrict();
+	AlterTableInternal(live, list_make1(command), false);
+	esrs_security_restore(&before);
+	CommandCounterIncrement();
+	if (!validated)
+		set_validated(foreign_key, false);
+}
+
 /*
  * Let the shadows take the places of the live tables, which are locked by
  * esrs_shadow_try_lock(), and drop what was there.  Raises 55006 if this session
- * uses one of them, by a cursor for example.
+ * uses one of them, by a cursor for example; 23503 if a foreign key to a table that
+ * has no shadow does not hold.
  */
 void
 esrs_shadow_swap(EsrsShadows *shadows)
@@ -228,6 +300,13 @@ esrs_shadow_swap(EsrsShadows *shadows)
 	esrs_shadow_drop(shadows);
 	foreach(lc, shadows->shadows)
 	{
-		rename_toast(((EsrsShadow *) lfirst(lc))->redirect.from);
+		EsrsShadow *shadow = (EsrsShadow *) lfirst(lc);
+		ListCell   *foreign_key;
+
+		rename_toast(shadow->redirect.from);
+		foreach(foreign_key, shadow->foreign_keys)
+		{
+			validate_foreign_key(shadows->owner, shadow->redirect.from, lfirst_oid(foreign_key));
+		}
 	}
 }

@@ -35,8 +35,12 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-/* Events are fetched in portions, so memory does not grow with their number. */
-#define MAX_PORTION		500
+/*
+ * Events are fetched in portions, so memory does not grow with their number.  Those of
+ * one instance are sorted for each portion, so there are fewer.
+ */
+#define MAX_PORTION				500
+#define MAX_INSTANCE_PORTION	5000
 
 #define NPARAMS			5
 
@@ -62,15 +66,22 @@ esrs_feed_partition(const pg_uuid_t *id, int partitions)
 static int64
 portion_of(const EsrsFeedRange *range)
 {
-	return Min(Max(range->max, 1), MAX_PORTION);
+	return Min(Max(range->max, 1), range->instance ? MAX_INSTANCE_PORTION : MAX_PORTION);
 }
 
-/* The conditions that events and deletions have in common. */
+/*
+ * The conditions that events and deletions have in common.  For one instance the
+ * index on the position must not be used: a plan that is kept does not know how wide the range
+ * is, and would walk through all of it.
+ */
 static void
 append_conditions(StringInfo sql, const EsrsFeedRange *range)
 {
-	appendStringInfoString(sql, " WHERE position OPERATOR(pg_catalog.>) $1"
-						   " AND position OPERATOR(pg_catalog.<=) $2");
+	const char *position = range->instance == NULL ? "position" :
+	"(position OPERATOR(pg_catalog.+) 0::pg_catalog.int8)";
+
+	appendStringInfo(sql, " WHERE %s OPERATOR(pg_catalog.>) $1"
+					 " AND %s OPERATOR(pg_catalog.<=) $2", position, position);
 	if (range->ahead != (Datum) 0)
 		appendStringInfoString(sql, " AND NOT $3 OPERATOR(pg_catalog.@>) position");
 	if (range->partitions > 1)
@@ -252,13 +263,15 @@ deliver_deletions(Deletions *deletions, int64 before, EsrsFeedReader reader, voi
 /*
  * The index on the position gives the rows in order, and no more than are taken.
  * The planner must not think otherwise because the table was small when the plan
- * was made: it is kept, and would sort a whole backlog for each batch.  Undone by
- * AtEOXact_GUC() with the result.
+ * was made: it is kept, and would sort a whole backlog for each batch.  What it then
+ * takes for the cost is no reason to compile anything.  Undone by AtEOXact_GUC()
+ * with the result.
  */
 static int
 prefer_position_index(void)
 {
-	static const char *const settings[] = {"enable_sort", "enable_bitmapscan", "enable_seqscan"};
+	static const char *const settings[] = {"enable_sort", "enable_bitmapscan", "enable_seqscan",
+	"jit"};
 	int			level = NewGUCNestLevel();
 
 	for (int i = 0; i < lengthof(settings); i++)
@@ -289,7 +302,9 @@ esrs_feed_read(EsrsFeed *feed, List *aggregates, const EsrsFeedRange *range,
 
 	esrs_spi_begin();
 	plan = events_plan(feed, aggregates, range);
-	read_deletions(feed, aggregates, range, snapshot, &deletions);
+	memset(&deletions, 0, sizeof(deletions));
+	if (!range->only_events)
+		read_deletions(feed, aggregates, range, snapshot, &deletions);
 	set_params(range, values, nulls);
 	while (more && !last_portion)
 	{

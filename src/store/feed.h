@@ -33,6 +33,7 @@ typedef struct EsrsFeedRange
 	int			partitions;
 	const pg_uuid_t *instance;	/* only this one, if not NULL */
 	int64		max;			/* the reader takes no more */
+	bool		only_events;	/* no deletions */
 	Snapshot	snapshot;		/* to read with; NULL: one taken now */
 } EsrsFeedRange;
 
