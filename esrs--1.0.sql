@@ -226,12 +226,16 @@ CREATE TABLE esrs.snapshots (
 -- Rebuilds instance by instance that are not finished.  Not dumped: in another
 -- database they begin anew.
 CREATE TABLE esrs.rebuilds (
-    handlers text PRIMARY KEY,
+    handlers text,
+    share int,
+    shares int NOT NULL,
     version text NOT NULL,
-    last_id uuid NOT NULL,
+    last_id uuid,
+    done boolean NOT NULL,
     instances bigint NOT NULL,
     events bigint NOT NULL,
-    started_at timestamptz NOT NULL
+    started_at timestamptz NOT NULL,
+    PRIMARY KEY (handlers, share)
 ) WITH (fillfactor = 50);
 
 -- Which transactions have replaced or emptied tables of read models.  Not dumped:
@@ -244,7 +248,9 @@ CREATE TABLE esrs.swaps (
 COMMENT ON TABLE esrs.swaps IS 'transactions that have replaced or emptied tables of read models';
 COMMENT ON TABLE esrs.rebuilds IS 'how far rebuilds instance by instance are that were not finished';
 COMMENT ON COLUMN esrs.rebuilds.version IS 'of the event handlers and their functions: with others the rebuild begins anew';
+COMMENT ON COLUMN esrs.rebuilds.share IS 'of the instances, by the hash of their ids: each is the work of one process';
 COMMENT ON COLUMN esrs.rebuilds.last_id IS 'the instance that was done last; they are done in the order of their ids';
+COMMENT ON COLUMN esrs.rebuilds.done IS 'all instances of the share are done';
 COMMENT ON SEQUENCE esrs.position_seq IS 'positions of all events of this database';
 COMMENT ON SEQUENCE esrs.handler_ordinal_seq IS 'order of registration of event handlers';
 COMMENT ON TABLE esrs.aggregates IS 'registered aggregates';
@@ -547,7 +553,8 @@ CREATE PROCEDURE @extschema@.esrs_rebuild(
     truncate regclass[] DEFAULT NULL,
     max_rate int DEFAULT NULL,
     resume boolean DEFAULT true,
-    tables regclass[] DEFAULT NULL
+    tables regclass[] DEFAULT NULL,
+    workers int DEFAULT 1
 )
 LANGUAGE C
 AS 'MODULE_PATHNAME', 'esrs_rebuild';
@@ -559,7 +566,8 @@ CREATE PROCEDURE @extschema@.esrs_rebuild(
     truncate regclass[] DEFAULT NULL,
     max_rate int DEFAULT NULL,
     resume boolean DEFAULT true,
-    tables regclass[] DEFAULT NULL
+    tables regclass[] DEFAULT NULL,
+    workers int DEFAULT 1
 )
 LANGUAGE C
 AS 'MODULE_PATHNAME', 'esrs_rebuild';
@@ -956,8 +964,8 @@ COMMENT ON FUNCTION @extschema@.esrs_feed(text[], bigint, int) IS 'events of sev
 COMMENT ON FUNCTION @extschema@.esrs_event_json(@extschema@.esrs_event) IS 'the message of an event, as an event bus sends it';
 COMMENT ON PROCEDURE @extschema@.esrs_execute(text, uuid, jsonb, int, jsonb, uuid, @extschema@.esrs_result) IS 'handle a command, commit, and run the asynchronous event handlers of the instance; a rejection is a result';
 COMMENT ON PROCEDURE @extschema@.esrs_run_handlers(text, int) IS 'run asynchronous event handlers here, one transaction a batch, until there is nothing left to do';
-COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text, uuid, text, regclass[], int, boolean, regclass[]) IS 'make anew what an event handler has written, of all instances or of one';
-COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text[], uuid, text, regclass[], int, boolean, regclass[]) IS 'the same for several event handlers at once';
+COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text, uuid, text, regclass[], int, boolean, regclass[], int) IS 'make anew what an event handler has written, of all instances or of one';
+COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text[], uuid, text, regclass[], int, boolean, regclass[], int) IS 'the same for several event handlers at once';
 COMMENT ON FUNCTION esrs.rebuilds_in_progress() IS 'rebuilds that are in progress';
 COMMENT ON FUNCTION @extschema@.esrs_wait_for(text, bigint, interval) IS 'wait until an asynchronous event handler has handled all events up to a position; false after the timeout';
 COMMENT ON FUNCTION @extschema@.esrs_pause_handler(text) IS 'stop calling an event handler, or handing out events of a subscription';

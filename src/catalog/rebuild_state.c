@@ -60,57 +60,95 @@ esrs_rebuild_state_version(List *names)
 	return version ? version : pstrdup("");
 }
 
-/* What is left of an earlier rebuild, in the current context; false if nothing is. */
-bool
-esrs_rebuild_state_find(const char *handlers, EsrsRebuildState *state)
+/*
+ * What is left of an earlier rebuild: of EsrsRebuildState, by share, in the current
+ * context; NIL if nothing is.
+ */
+List *
+esrs_rebuild_state_list(const char *handlers)
 {
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1] = {CStringGetTextDatum(handlers)};
 	EsrsIdentity before;
-	bool		found;
-	bool		isnull;
+	List	   *states = NIL;
+	uint64		n;
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	found = esrs_spi_run("SELECT version, last_id, instances, events, started_at FROM esrs.rebuilds"
-						 " WHERE handlers OPERATOR(pg_catalog.=) $1",
-						 1, types, values, NULL, SPI_OK_SELECT) > 0;
-	if (found)
+	n = esrs_spi_run("SELECT version, share, shares, last_id, done, instances, events, started_at"
+					 " FROM esrs.rebuilds WHERE handlers OPERATOR(pg_catalog.=) $1"
+					 " ORDER BY share",
+					 1, types, values, NULL, SPI_OK_SELECT);
+	for (uint64 i = 0; i < n; i++)
 	{
-		state->version = esrs_spi_text(0, 1);
-		state->last_id = *DatumGetUUIDP(esrs_spi_column(0, 2, &isnull));
-		state->instances = DatumGetInt64(esrs_spi_column(0, 3, &isnull));
-		state->events = DatumGetInt64(esrs_spi_column(0, 4, &isnull));
-		state->started_at = DatumGetTimestampTz(esrs_spi_column(0, 5, &isnull));
+		EsrsRebuildState *state = palloc0(sizeof(EsrsRebuildState));
+		bool		isnull;
+		Datum		last_id = esrs_spi_column(i, 4, &isnull);
+
+		state->handlers = pstrdup(handlers);
+		state->version = esrs_spi_text(i, 1);
+		state->begun = !isnull;
+		if (state->begun)
+			state->last_id = *DatumGetUUIDP(last_id);
+		state->share = DatumGetInt32(esrs_spi_column(i, 2, &isnull));
+		state->shares = DatumGetInt32(esrs_spi_column(i, 3, &isnull));
+		state->done = DatumGetBool(esrs_spi_column(i, 5, &isnull));
+		state->instances = DatumGetInt64(esrs_spi_column(i, 6, &isnull));
+		state->events = DatumGetInt64(esrs_spi_column(i, 7, &isnull));
+		state->started_at = DatumGetTimestampTz(esrs_spi_column(i, 8, &isnull));
+		states = lappend(states, state);
 	}
 	esrs_spi_end();
 	esrs_security_restore(&before);
-	return found;
+	return states;
 }
 
-/* Note how far the rebuild is. */
+/* Note that a rebuild begins, with nothing of a share done. */
 void
-esrs_rebuild_state_write(const EsrsRebuildState *state)
+esrs_rebuild_state_begin(const EsrsRebuildState *state)
 {
-	Oid			types[6] = {TEXTOID, TEXTOID, UUIDOID, INT8OID, INT8OID, TIMESTAMPTZOID};
-	Datum		values[6] = {CStringGetTextDatum(state->handlers),
-		CStringGetTextDatum(state->version), UUIDPGetDatum(&state->last_id),
-		Int64GetDatum(state->instances), Int64GetDatum(state->events),
+	Oid			types[5] = {TEXTOID, INT4OID, INT4OID, TEXTOID, TIMESTAMPTZOID};
+	Datum		values[5] = {CStringGetTextDatum(state->handlers), Int32GetDatum(state->share),
+		Int32GetDatum(state->shares), CStringGetTextDatum(state->version),
 	TimestampTzGetDatum(state->started_at)};
 	EsrsIdentity before;
 
 	esrs_security_become(&before, esrs_extension()->owner);
 	esrs_spi_begin();
-	(void) esrs_spi_execute(esrs_spi_keep(&write_plan,
-										  "INSERT INTO esrs.rebuilds AS r (handlers, version, last_id,"
-										  " instances, events, started_at) VALUES ($1, $2, $3, $4, $5, $6)"
-										  " ON CONFLICT (handlers) DO UPDATE SET version = excluded.version,"
-										  " last_id = excluded.last_id, instances = excluded.instances,"
-										  " events = excluded.events, started_at = excluded.started_at",
-										  6, types),
-							values, NULL, SPI_OK_INSERT);
+	(void) esrs_spi_run("INSERT INTO esrs.rebuilds (handlers, share, shares, version, done,"
+						" instances, events, started_at) VALUES ($1, $2, $3, $4, false, 0, 0, $5)",
+						5, types, values, NULL, SPI_OK_INSERT);
 	esrs_spi_end();
 	esrs_security_restore(&before);
+}
+
+/* Note how far a share is.  Raises 40001 if nothing is known of it any more. */
+void
+esrs_rebuild_state_write(const EsrsRebuildState *state)
+{
+	Oid			types[6] = {TEXTOID, INT4OID, UUIDOID, BOOLOID, INT8OID, INT8OID};
+	Datum		values[6] = {CStringGetTextDatum(state->handlers), Int32GetDatum(state->share),
+		UUIDPGetDatum(&state->last_id), BoolGetDatum(state->done),
+	Int64GetDatum(state->instances), Int64GetDatum(state->events)};
+	char		nulls[6] = {' ', ' ', state->begun ? ' ' : 'n', ' ', ' ', ' '};
+	EsrsIdentity before;
+	uint64		n;
+
+	esrs_security_become(&before, esrs_extension()->owner);
+	esrs_spi_begin();
+	n = esrs_spi_execute(esrs_spi_keep(&write_plan,
+									   "UPDATE esrs.rebuilds SET last_id = $3, done = $4,"
+									   " instances = $5, events = $6"
+									   " WHERE handlers OPERATOR(pg_catalog.=) $1"
+									   " AND share OPERATOR(pg_catalog.=) $2",
+									   6, types),
+						 values, nulls, SPI_OK_UPDATE);
+	esrs_spi_end();
+	esrs_security_restore(&before);
+	if (n != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("rebuild of %s was ended by another session", state->handlers)));
 }
 
 /* The rebuild is done, or what was left of it is worthless. */

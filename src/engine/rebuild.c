@@ -3,7 +3,8 @@
  * rebuild.c
  *	  The procedure esrs_rebuild(): its arguments, and what goes together.
  *
- * What is rebuilt is in rebuild_target.c, how in rebuild_strategies.c.
+ * What is rebuilt is in rebuild_target.c; how in rebuild_in_place.c, rebuild_each.c and
+ * rebuild_swap.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +27,7 @@
 
 PG_FUNCTION_INFO_V1(esrs_rebuild);
 
-/* The last field of the tag: none of the extension's own locks as an object has it. */
+/* The last field of the tag, or one less: none of the extension's own locks as an object has it. */
 #define REBUILD_LOCK_CLASS	0xE548
 
 typedef enum Strategy
@@ -38,6 +39,8 @@ typedef enum Strategy
 
 static const char *const strategy_names[] = {"in_place", "per_aggregate", "swap"};
 
+#define MAX_WORKERS		64
+
 /* Their names are to be the key of a row. */
 #define MAX_HANDLERS	32
 
@@ -45,7 +48,6 @@ static const char *const strategy_names[] = {"in_place", "per_aggregate", "swap"
 static void
 set_names(EsrsRebuild *r, FunctionCallInfo fcinfo)
 {
-	StringInfoData label;
 	ListCell   *lc;
 
 	if (PG_ARGISNULL(0))
@@ -80,7 +82,6 @@ set_names(EsrsRebuild *r, FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("no event handler is named")));
 	esrs_rebuild_sort_names(r->names);
-	initStringInfo(&label);
 	foreach(lc, r->names)
 	{
 		int			i = foreach_current_index(lc);
@@ -89,9 +90,7 @@ set_names(EsrsRebuild *r, FunctionCallInfo fcinfo)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("event handler \"%s\" is named twice", (char *) lfirst(lc))));
-		appendStringInfo(&label, "%s\"%s\"", i == 0 ? "" : ", ", (char *) lfirst(lc));
 	}
-	r->label = label.data;
 }
 
 /* The tables that argument "n" names, or NULL. */
@@ -132,6 +131,15 @@ check_arguments(EsrsRebuild *r, bool one, Strategy strategy)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_rate must be at least 1")));
+	if (r->workers < 1 || r->workers > MAX_WORKERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("workers must be from 1 to %d", MAX_WORKERS)));
+	if (r->workers > 1 && (one || strategy != PER_AGGREGATE))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"workers\" is for the strategy \"per_aggregate\""),
+				 errdetail("What is done in one transaction is done by one process.")));
 	if ((r->tables != NULL) != (strategy == SWAP_TABLES))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -172,15 +180,38 @@ replay_progress(EsrsReplay *replay, int64 events)
 		esrs_rebuild_progress_throttle(&r->progress);
 }
 
+/* Set what follows from the names, the mode and the rate, in the current context. */
+void
+esrs_rebuild_init(EsrsRebuild *r)
+{
+	StringInfoData label;
+	ListCell   *lc;
+
+	initStringInfo(&label);
+	foreach(lc, r->names)
+	{
+		appendStringInfo(&label, "%s\"%s\"", foreach_current_index(lc) == 0 ? "" : ", ",
+						 (char *) lfirst(lc));
+	}
+	r->label = label.data;
+	r->context = AllocSetContextCreate(CurrentMemoryContext, "esrs rebuild",
+									   ALLOCSET_DEFAULT_SIZES);
+	r->replay.portion = r->progress.max_rate > 0 ?
+		Min(ESRS_REBUILD_PORTION, Max(r->progress.max_rate / 10, 1)) : ESRS_REBUILD_PORTION;
+	r->replay.progress = replay_progress;
+	r->replay.arg = r;
+}
+
 /*
  * Only one rebuild of this kind at a time, until esrs_rebuild() ends.  No advisory
- * lock: code of users could give that up.
+ * lock: code of users could give that up.  "workers": the lock that its background workers
+ * share, as long as there is one.
  */
-static void
-set_lock_tag(const char *label, LOCKTAG *tag)
+void
+esrs_rebuild_lock_tag(const char *label, bool workers, LOCKTAG *tag)
 {
 	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ExtensionRelationId, esrs_aggregate_hash(label),
-					   REBUILD_LOCK_CLASS);
+					   REBUILD_LOCK_CLASS + workers);
 }
 
 /* Do what is asked for; the arguments are checked. */
@@ -188,6 +219,7 @@ static void
 run(EsrsRebuild *r, const pg_uuid_t *id, Strategy strategy, bool want_resume)
 {
 	LOCKTAG		tag;
+	LOCKTAG		workers_tag;
 
 	(void) esrs_rebuild_load(r);
 	if (id != NULL)
@@ -207,7 +239,8 @@ run(EsrsRebuild *r, const pg_uuid_t *id, Strategy strategy, bool want_resume)
 			esrs_rebuild_swap(r);
 		return;
 	}
-	set_lock_tag(r->label, &tag);
+	esrs_rebuild_lock_tag(r->label, false, &tag);
+	esrs_rebuild_lock_tag(r->label, true, &workers_tag);
 	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -215,6 +248,9 @@ run(EsrsRebuild *r, const pg_uuid_t *id, Strategy strategy, bool want_resume)
 				 errhint("See esrs_progress_rebuild.")));
 	PG_TRY();
 	{
+		/* whom an earlier caller has left behind is about to end */
+		(void) LockAcquire(&workers_tag, ExclusiveLock, true, false);
+		(void) LockRelease(&workers_tag, ExclusiveLock, true);
 		esrs_rebuild_each(r, want_resume);
 	}
 	PG_FINALLY();
@@ -226,7 +262,7 @@ run(EsrsRebuild *r, const pg_uuid_t *id, Strategy strategy, bool want_resume)
 
 /*
  * PROCEDURE esrs_rebuild(handler(s), aggregate_id, strategy, truncate, max_rate,
- *						  resume, tables)
+ *						  resume, tables, workers)
  *
  * Raises what a handler raises, with the event in its context; then the
  * transaction that it was called in is rolled back.
@@ -247,13 +283,9 @@ esrs_rebuild(PG_FUNCTION_ARGS)
 							 "Leave it out for an event handler with a delete_handler.");
 	r->tables = get_tables(fcinfo, 6, "tables", "It is for the strategy \"swap\".");
 	r->progress.max_rate = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT32(4) > 0 ? PG_GETARG_INT32(4) : -1;
+	r->workers = PG_ARGISNULL(7) ? 1 : PG_GETARG_INT32(7);
 	check_arguments(r, id != NULL, strategy);
-	r->context = AllocSetContextCreate(CurrentMemoryContext, "esrs rebuild",
-									   ALLOCSET_DEFAULT_SIZES);
-	r->replay.portion = r->progress.max_rate > 0 ?
-		Min(ESRS_REBUILD_PORTION, Max(r->progress.max_rate / 10, 1)) : ESRS_REBUILD_PORTION;
-	r->replay.progress = replay_progress;
-	r->replay.arg = r;
+	esrs_rebuild_init(r);
 
 	esrs_procedure_connect(r->nonatomic);
 

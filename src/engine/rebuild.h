@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "catalog/rebuild_state.h"
 #include "engine/rebuild_progress.h"
 #include "handler/replay.h"
 #include "nodes/pg_list.h"
@@ -27,6 +28,7 @@ typedef struct EsrsRebuild
 	char	   *label;			/* the same as one text */
 	bool		nonatomic;
 	bool		throttled;		/* after each portion */
+	int			workers;		/* processes that work on instances */
 	ArrayType  *truncate;		/* regclass[], or NULL */
 	ArrayType  *tables;			/* to be built beside the live ones, or NULL */
 	EsrsReplay	replay;
@@ -40,6 +42,10 @@ typedef struct EsrsRebuild
 	EsrsRebuildProgress progress;
 } EsrsRebuild;
 
+/* rebuild.c */
+extern void esrs_rebuild_init(EsrsRebuild *r);
+extern void esrs_rebuild_lock_tag(const char *label, bool workers, LOCKTAG *tag);
+
 /* rebuild_target.c */
 extern void esrs_rebuild_sort_names(List *names);
 extern bool esrs_rebuild_load(EsrsRebuild *r);
@@ -49,13 +55,19 @@ extern void esrs_rebuild_lock_all(EsrsRebuild *r);
 extern void esrs_rebuild_lock_instance(EsrsRebuild *r, const pg_uuid_t *id);
 extern void esrs_rebuild_count(EsrsRebuild *r, int64 upto, bool with_instances);
 extern void esrs_rebuild_leave_nothing(EsrsRebuild *r);
-
 extern void esrs_rebuild_done_async(EsrsRebuild *r, int64 position);
 
-/* rebuild_strategies.c */
+/* rebuild_in_place.c */
 extern void esrs_rebuild_in_place(EsrsRebuild *r);
+
+/* rebuild_each.c */
 extern void esrs_rebuild_instance(EsrsRebuild *r, const pg_uuid_t *id);
+extern void esrs_rebuild_share(EsrsRebuild *r, EsrsRebuildState *state);
 extern void esrs_rebuild_each(EsrsRebuild *r, bool want_resume);
+
+/* rebuild_workers.c */
+extern List *esrs_rebuild_workers_run(EsrsRebuild *r, List *states);
+extern PGDLLEXPORT void esrs_rebuild_worker_main(Datum arg);
 
 /* rebuild_swap.c */
 extern void esrs_rebuild_swap(EsrsRebuild *r);

@@ -53,7 +53,8 @@ esrs_rebuild_progress_phase(EsrsRebuildProgress *progress, EsrsRebuildPhase phas
 	progress->shown.phase = phase;
 	if (phase == ESRS_REBUILD_REPLAYING && progress->shown.replaying_since == 0)
 		progress->shown.replaying_since = GetCurrentTimestamp();
-	esrs_rebuilds_show(&progress->shown);
+	if (progress->counts == NULL)
+		esrs_rebuilds_show(&progress->shown);
 }
 
 /* Events per second of replaying; 0 if there is nothing to go by. */
@@ -73,7 +74,7 @@ tell(EsrsRebuildProgress *progress)
 	EsrsRebuildPlace *shown = &progress->shown;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (now < progress->next_notice)
+	if (now < progress->next_notice || progress->counts != NULL)
 		return;
 	progress->next_notice = TimestampTzPlusMilliseconds(now, NOTICE_INTERVAL);
 	if (shown->phase == ESRS_REBUILD_DELETING)
@@ -92,6 +93,12 @@ esrs_rebuild_progress_advance(EsrsRebuildProgress *progress, int64 events, int64
 {
 	progress->shown.events += events;
 	progress->shown.instances += instances;
+	if (progress->counts != NULL)
+	{
+		(void) pg_atomic_fetch_add_u64(&progress->counts->events, events);
+		(void) pg_atomic_fetch_add_u64(&progress->counts->instances, instances);
+		return;
+	}
 	esrs_rebuilds_show(&progress->shown);
 	tell(progress);
 }

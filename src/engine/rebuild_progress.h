@@ -10,13 +10,22 @@
 
 #include "postgres.h"
 
+#include "port/atomics.h"
 #include "signal/rebuilds.h"
+
+/* What a worker has done, for whoever has started it. */
+typedef struct EsrsRebuildCounts
+{
+	pg_atomic_uint64 events;
+	pg_atomic_uint64 instances;
+} EsrsRebuildCounts;
 
 typedef struct EsrsRebuildProgress
 {
 	EsrsRebuildPlace shown;
 	int32		max_rate;		/* events per second; 0: as fast as it goes */
 	TimestampTz next_notice;
+	EsrsRebuildCounts *counts;	/* in a worker: nothing is told from here */
 } EsrsRebuildProgress;
 
 extern void esrs_rebuild_progress_begin(EsrsRebuildProgress *progress, const char *handlers,
