@@ -112,6 +112,7 @@ for my $call (
 	"CALL esrs_rebuild('now')",
 	"CALL esrs_rebuild('now', truncate => '{now_model}')",
 	"CALL esrs_rebuild('now', strategy => 'per_aggregate')",
+	"CALL esrs_rebuild('now', strategy => 'per_aggregate', workers => 2)",
 	"CALL esrs_rebuild('now', strategy => 'swap', tables => '{now_model}')",
 	"CALL esrs_rebuild('late')",
 	"CALL esrs_rebuild('late', truncate => '{late_model}')",
@@ -165,6 +166,37 @@ is(sql('SELECT count(*) FROM now_model WHERE sum <> -1') >= $done * 0.9 ? 'yes' 
 (undef, undef, $stderr) = $node->psql('postgres', "CALL esrs_rebuild('now', strategy => 'per_aggregate')");
 like($stderr, qr/goes on\nDETAIL: .* and $done instances are done/, 'the next call goes on');
 is(sql('SELECT ' . differs('now')), '0', 'and the read model is right');
+
+# ---------------------------------------------------------------------------
+# by several processes, which end with the call
+# ---------------------------------------------------------------------------
+my $workers = "FROM pg_stat_activity WHERE backend_type = 'esrs rebuild worker'";
+my $instances_done = 'SELECT sum(instances) FROM esrs.rebuilds';
+
+for my $case (
+	[ 'the caller is cancelled', "SELECT pg_cancel_backend(pid) FROM esrs_progress_rebuild", qr/ERROR:  canceling statement/ ],
+	[ 'the caller is terminated', "SELECT pg_terminate_backend(pid) FROM esrs_progress_rebuild", qr/FATAL:  terminating connection/ ],
+	[ 'a worker is terminated', "SELECT pg_terminate_backend(max(pid)) $workers", qr/ERROR:  canceling statement/ ],
+	[ 'a worker crashes', undef, qr/server closed the connection|crash of another server process/ ])
+{
+	my ($what, $statement, $expected) = @$case;
+
+	spoil();
+	$stderr = '';
+	$run = slow_rebuild("CALL esrs_rebuild('now', strategy => 'per_aggregate', workers => 2, max_rate => 2000)", \$stderr);
+	ok(wait_until($node, 'postgres', "SELECT instances_done > 100 FROM esrs_progress_rebuild"), "$what: some instances are done");
+	is(sql("SELECT count(*) $workers"), '2', 'by two processes');
+	is(sql('SELECT count(*) FROM esrs_progress_rebuild'), '1', 'which are seen as one');
+	$statement ? sql($statement) : kill('KILL', sql("SELECT max(pid) $workers"));
+	$run->finish;
+	like($stderr, $expected, 'the caller is told');
+	ok(wait_until($node, 'postgres', "SELECT count(*) = 0 $workers"), 'all of them end');
+	$done = sql($instances_done);
+	cmp_ok($done, '>', 100, 'what they have done is noted');
+	(undef, undef, $stderr) = $node->psql('postgres', "CALL esrs_rebuild('now', strategy => 'per_aggregate', workers => 2)");
+	like($stderr, qr/goes on\nDETAIL: .* and $done instances are done/, 'the next call goes on');
+	is(sql('SELECT ' . differs('now')), '0', 'and the read model is right');
+}
 
 # ---------------------------------------------------------------------------
 # beside the live tables: nobody sees it, not even a dump

@@ -214,6 +214,20 @@ esrs_rebuild_lock_tag(const char *label, bool workers, LOCKTAG *tag)
 					   REBUILD_LOCK_CLASS + workers);
 }
 
+/*
+ * All is made anew, in this transaction: what an unfinished rebuild instance by instance
+ * has left is worth nothing, unless somebody is at it, who then comes to his own end.
+ */
+void
+esrs_rebuild_forget_unfinished(EsrsRebuild *r)
+{
+	LOCKTAG		tag;
+
+	esrs_rebuild_lock_tag(r->label, false, &tag);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+		esrs_rebuild_state_delete(r->label);
+}
+
 /* Do what is asked for; the arguments are checked. */
 static void
 run(EsrsRebuild *r, const pg_uuid_t *id, Strategy strategy, bool want_resume)

@@ -45,6 +45,7 @@ typedef struct EsrsRebuild
 /* rebuild.c */
 extern void esrs_rebuild_init(EsrsRebuild *r);
 extern void esrs_rebuild_lock_tag(const char *label, bool workers, LOCKTAG *tag);
+extern void esrs_rebuild_forget_unfinished(EsrsRebuild *r);
 
 /* rebuild_target.c */
 extern void esrs_rebuild_sort_names(List *names);

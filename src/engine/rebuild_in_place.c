@@ -21,7 +21,6 @@
 #include "base/spi.h"
 #include "catalog/event_table.h"
 #include "catalog/pg_type.h"
-#include "catalog/rebuild_state.h"
 #include "catalog/swaps.h"
 #include "lib/stringinfo.h"
 #include "store/instances.h"
@@ -114,5 +113,5 @@ esrs_rebuild_in_place(EsrsRebuild *r)
 	if (r->async)
 		esrs_rebuild_done_async(r, range.upto);
 	esrs_rebuild_leave_nothing(r);
-	esrs_rebuild_state_delete(r->label);
+	esrs_rebuild_forget_unfinished(r);
 }

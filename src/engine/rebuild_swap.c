@@ -30,7 +30,6 @@
 #include "engine/rebuild.h"
 
 #include "catalog/checkpoint.h"
-#include "catalog/rebuild_state.h"
 #include "catalog/swaps.h"
 #include "engine/waiting.h"
 #include "miscadmin.h"
@@ -156,5 +155,5 @@ esrs_rebuild_swap(EsrsRebuild *r)
 	{
 		esrs_swaps_note((char *) lfirst(lc));
 	}
-	esrs_rebuild_state_delete(r->label);
+	esrs_rebuild_forget_unfinished(r);
 }

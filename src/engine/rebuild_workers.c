@@ -127,10 +127,12 @@ fill_shared(EsrsRebuild *r, Workers *workers, shm_toc *toc, List *states)
 	shm_toc_insert(toc, KEY_NAMES, names);
 	foreach(lc, r->names)
 	{
-		strcpy(names, (char *) lfirst(lc));
-		names += strlen(names) + 1;
+		Size		size = strlen((char *) lfirst(lc)) + 1;
+
+		memcpy(names, lfirst(lc), size);
+		names += size;
 	}
-	strcpy(version, r->version);
+	memcpy(version, r->version, strlen(r->version) + 1);
 	shm_toc_insert(toc, KEY_VERSION, version);
 	workers->shared = shared;
 }
