@@ -20,7 +20,7 @@ results, out = sys.argv[1:3]
 readme = sys.argv[4] if len(sys.argv) > 4 else None
 plt.rcParams.update({'font.size': 10, 'axes.spines.top': False, 'axes.spines.right': False,
                      'svg.hashsalt': 'esrs', 'figure.dpi': 110})
-COLORS = {'PL/pgSQL': '#3465a4', 'SQL': '#73a946', 'set-based': '#ce5c00'}
+COLORS = {'PL/pgSQL': '#3465a4', 'SQL': '#73a946', 'set-based': '#ce5c00', 'C': '#a40000'}
 tables = {}
 
 
@@ -138,6 +138,63 @@ def writers():
     tables['writers'] = lines
 
 
+def rebuild():
+    data = rows('rebuild')
+    if data is None:
+        return
+    names = {'plpgsql': 'PL/pgSQL', 'c': 'C', 'set': 'set-based', 'loop': "a loop of one's own",
+             'insert': '`INSERT ... SELECT`, the limit'}
+    groups = {}
+    for r in data:
+        key = (r['model'], r['handler'], r['strategy'], r['workers'])
+        groups.setdefault(key, []).append(int(r['events']) / float(r['seconds']))
+    lines = ['| read model | handler | strategy | workers | events/s (median) | spread | of the limit | of the loop |',
+             '|---|---|---|---:|---:|---:|---:|---:|']
+    bars = {}
+    for (model, handler, strategy, workers), values in groups.items():
+        median = statistics.median(values)
+        limit, loop = (statistics.median(groups[model, other, '', '']) for other in ('insert', 'loop'))
+        lines.append('| %s | %s | %s | %s | %s | %s to %s | %.2f | %.2f |' % (
+            model, names[handler], '`%s`' % strategy if strategy else '', workers, format(int(median), ','),
+            format(int(min(values)), ','), format(int(max(values)), ','), median / limit, median / loop))
+        if handler != 'insert':
+            label = '%s, %s' % (names[handler], strategy) if strategy else names[handler]
+            bars.setdefault(model, []).append((
+                label + (', %s workers' % workers if int(workers or 1) > 1 else ''), median,
+                median - min(values), max(values) - median, COLORS.get(names[handler], '#888888')))
+    figure, axes = plt.subplots(len(bars), 1, figsize=(7, 7), squeeze=False, sharex=True,
+                                gridspec_kw={'height_ratios': [len(b) for b in bars.values()]})
+    for ax, (model, of_model) in zip(axes[:, 0], bars.items()):
+        labels, medians, below, above, colors = zip(*of_model[::-1])
+        limit = statistics.median(groups[model, 'insert', '', ''])
+        ax.barh(labels, medians, xerr=[below, above], color=colors, ecolor='#222222', capsize=2)
+        ax.axvline(limit, color='#555555', linestyle=':', label='INSERT ... SELECT (limit)')
+        ax.set_xscale('log')
+        ax.set_xlim(left=10000)
+        ax.set_ylim(-.7, len(labels) - .3)
+        ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: format(int(v), ',')))
+        ax.tick_params(axis='y', labelsize=8)
+        ax.grid(alpha=.3, axis='x')
+        ax.set_axisbelow(True)
+        ax.set_title('read model "%s"' % model, fontsize=10)
+    axes[0][0].legend(frameon=False, fontsize=8, loc='lower right', bbox_to_anchor=(.93, .02))
+    axes[-1][0].set_xlabel('events/s')
+    save(figure, 'rebuild')
+    tables['rebuild'] = lines
+    tables['rebuild-plot'] = ['![events per second of a rebuild](results/rebuild.svg)']
+
+    grown = {}
+    for r in rows('rebuild_memory'):
+        grown.setdefault((r['model'], r['handler'], r['strategy']), {})[int(r['events'])] = int(r['grown_kb']) / 1024
+    counts = sorted({n for by_count in grown.values() for n in by_count})
+    lines = ['| read model | handler | strategy | ' + ' | '.join('memory grown, %s events' % format(n, ',') for n in counts) + ' |',
+             '|---|---|---|' + '---:|' * len(counts)]
+    for (model, handler, strategy), by_count in grown.items():
+        lines.append('| %s | %s | `%s` | ' % (model, names[handler], strategy) + ' | '.join(
+            '%.1f MB' % by_count[n] for n in counts) + ' |')
+    tables['rebuild-memory'] = lines
+
+
 def thousands(value):
     return format(round(value), ',') if value >= 100 else '%.1f' % value
 
@@ -240,6 +297,7 @@ def memory():
 latency()
 backlog()
 writers()
+rebuild()
 streams()
 memory()
 for lines in tables.values():
@@ -250,7 +308,7 @@ if readme:
     about, sets = {}, {}
     for r in rows('about'):
         about.setdefault(r['set'], {})[r['key']] = r['value']
-    for name in sorted(about, key='latency backlog writers streams memory'.split().index):
+    for name in sorted(about, key='latency backlog writers rebuild streams memory'.split().index):
         machine = about[name]
         sets.setdefault('commit %s, %s; PostgreSQL %s; %s CPUs (%s); one fdatasync %s ms' % tuple(
             machine[k] for k in ('commit', 'date', 'postgresql', 'cpus', 'cpu', 'fsync_ms')), []).append(name)
