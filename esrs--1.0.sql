@@ -554,7 +554,8 @@ CREATE PROCEDURE @extschema@.esrs_rebuild(
     max_rate int DEFAULT NULL,
     resume boolean DEFAULT true,
     tables regclass[] DEFAULT NULL,
-    workers int DEFAULT 1
+    workers int DEFAULT 1,
+    republish boolean DEFAULT false
 )
 LANGUAGE C
 AS 'MODULE_PATHNAME', 'esrs_rebuild';
@@ -567,7 +568,8 @@ CREATE PROCEDURE @extschema@.esrs_rebuild(
     max_rate int DEFAULT NULL,
     resume boolean DEFAULT true,
     tables regclass[] DEFAULT NULL,
-    workers int DEFAULT 1
+    workers int DEFAULT 1,
+    republish boolean DEFAULT false
 )
 LANGUAGE C
 AS 'MODULE_PATHNAME', 'esrs_rebuild';
@@ -964,8 +966,8 @@ COMMENT ON FUNCTION @extschema@.esrs_feed(text[], bigint, int) IS 'events of sev
 COMMENT ON FUNCTION @extschema@.esrs_event_json(@extschema@.esrs_event) IS 'the message of an event, as an event bus sends it';
 COMMENT ON PROCEDURE @extschema@.esrs_execute(text, uuid, jsonb, int, jsonb, uuid, @extschema@.esrs_result) IS 'handle a command, commit, and run the asynchronous event handlers of the instance; a rejection is a result';
 COMMENT ON PROCEDURE @extschema@.esrs_run_handlers(text, int) IS 'run asynchronous event handlers here, one transaction a batch, until there is nothing left to do';
-COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text, uuid, text, regclass[], int, boolean, regclass[], int) IS 'make anew what an event handler has written, of all instances or of one';
-COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text[], uuid, text, regclass[], int, boolean, regclass[], int) IS 'the same for several event handlers at once';
+COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text, uuid, text, regclass[], int, boolean, regclass[], int, boolean) IS 'make anew what an event handler has written, of all instances or of one';
+COMMENT ON PROCEDURE @extschema@.esrs_rebuild(text[], uuid, text, regclass[], int, boolean, regclass[], int, boolean) IS 'the same for several event handlers at once';
 COMMENT ON FUNCTION esrs.rebuilds_in_progress() IS 'rebuilds that are in progress';
 COMMENT ON FUNCTION @extschema@.esrs_wait_for(text, bigint, interval) IS 'wait until an asynchronous event handler has handled all events up to a position; false after the timeout';
 COMMENT ON FUNCTION @extschema@.esrs_pause_handler(text) IS 'stop calling an event handler, or handing out events of a subscription';

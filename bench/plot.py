@@ -177,7 +177,7 @@ def rebuild():
         ax.grid(alpha=.3, axis='x')
         ax.set_axisbelow(True)
         ax.set_title('read model "%s"' % model, fontsize=10)
-    axes[0][0].legend(frameon=False, fontsize=8, loc='lower right', bbox_to_anchor=(.93, .02))
+    axes[0][0].legend(frameon=False, fontsize=8, loc='upper right', bbox_to_anchor=(.95, .98))
     axes[-1][0].set_xlabel('events/s')
     save(figure, 'rebuild')
     tables['rebuild'] = lines

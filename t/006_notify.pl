@@ -200,6 +200,40 @@ sql("SELECT esrs_alter_aggregate('book', '{\"notify\": \"worker\"}')");
 sql("SELECT count(*) FROM esrs_persist('book', $i1, ARRAY['\"told too\"']::jsonb[])");
 is(scalar @{ heard_of(2) }, 2, 'handed over: each event once');
 
+# ---------------------------------------------------------------------------
+# told again, because a rebuild is asked to: the same messages
+# ---------------------------------------------------------------------------
+
+sql(<<'SQL');
+CREATE TABLE told (id uuid, payload jsonb);
+CREATE FUNCTION tell(e esrs_event) RETURNS void BEGIN ATOMIC INSERT INTO told VALUES (e.aggregate_id, e.payload); END;
+CREATE FUNCTION forget(i uuid) RETURNS void BEGIN ATOMIC DELETE FROM told WHERE id = i; END;
+CREATE FUNCTION newer(payload jsonb, version int) RETURNS jsonb LANGUAGE sql IMMUTABLE
+    AS $$ SELECT CASE WHEN payload ? 'Old' THEN '{"New": true}'::jsonb ELSE payload END $$;
+SELECT esrs_register_aggregate('play', notify_payload => 'event');
+SELECT count(*) FROM esrs_persist('play', gen_random_uuid(), ARRAY['{"Old": 1}', '"b"']::jsonb[]);
+SELECT count(*) FROM esrs_persist('play', gen_random_uuid(), ARRAY[to_jsonb(repeat('x', 20000))]::jsonb[]);
+SELECT esrs_alter_aggregate('play', '{"upcast": "newer(jsonb,int)"}');
+SELECT esrs_register_handler('told', '{play}', 'tell(esrs_event)', delete_handler => 'forget(uuid)');
+SQL
+$listener->query_safe('LISTEN play_events');
+heard_of(0);
+my @messages = map { 'play_events ' . $_ } split /\n/, sql(<<'SQL');
+SELECT CASE WHEN length(m) > 7000 THEN format('{"aggregate":"play","id":"%s","aggregate_id":"%s","sequence_number":1,"position":%s,"truncated":true}', (e).id, (e).aggregate_id, (e).position)
+       ELSE left(m, -1) || format(',"position":%s}', (e).position) END
+  FROM (SELECT e, esrs_event_json(e) AS m FROM esrs_feed('{play}') AS f, esrs_events('play', f.aggregate_id) AS e WHERE e.id = f.id) AS x ORDER BY (e).position
+SQL
+is(scalar @messages, 3, 'three events');
+like($messages[0], qr/"payload":\{"New":true\}/, 'the first in its present form');
+for my $how ('', ", strategy => 'swap', tables => '{told}'", ", strategy => 'per_aggregate'", ", strategy => 'per_aggregate', workers => 2")
+{
+	sql("SET client_min_messages = warning; CALL esrs_rebuild('told'$how)");
+	is_deeply(heard_of(0), [], "rebuild$how: nobody has asked");
+	sql("SET client_min_messages = warning; CALL esrs_rebuild('told'$how, republish => true)");
+	is_deeply([ sort @{ heard_of(3) } ], [ sort @messages ], "rebuild$how: each event once more");
+}
+is(sql("SELECT count(*) FROM told WHERE payload = '{\"New\": true}'"), '1', 'and the read model is there');
+
 $listener->quit;
 $node->stop;
 done_testing();

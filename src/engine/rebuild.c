@@ -180,7 +180,14 @@ replay_progress(EsrsReplay *replay, int64 events)
 		esrs_rebuild_progress_throttle(&r->progress);
 }
 
-/* Set what follows from the names, the mode and the rate, in the current context. */
+/* An event has been handled again: so it is told again. */
+static void
+replay_handled(EsrsReplay *replay, EsrsAggregate *agg, EsrsRecord *record)
+{
+	esrs_notify_again(((EsrsRebuild *) replay->arg)->again, agg, record);
+}
+
+/* Set what follows from the arguments, in the current context. */
 void
 esrs_rebuild_init(EsrsRebuild *r)
 {
@@ -200,6 +207,11 @@ esrs_rebuild_init(EsrsRebuild *r)
 		Min(ESRS_REBUILD_PORTION, Max(r->progress.max_rate / 10, 1)) : ESRS_REBUILD_PORTION;
 	r->replay.progress = replay_progress;
 	r->replay.arg = r;
+	if (r->republish)
+	{
+		r->replay.handled = replay_handled;
+		r->again = esrs_notify_again_begin();
+	}
 }
 
 /*
@@ -276,7 +288,7 @@ run(EsrsRebuild *r, const pg_uuid_t *id, Strategy strategy, bool want_resume)
 
 /*
  * PROCEDURE esrs_rebuild(handler(s), aggregate_id, strategy, truncate, max_rate,
- *						  resume, tables, workers)
+ *						  resume, tables, workers, republish)
  *
  * Raises what a handler raises, with the event in its context; then the
  * transaction that it was called in is rolled back.
@@ -298,6 +310,7 @@ esrs_rebuild(PG_FUNCTION_ARGS)
 	r->tables = get_tables(fcinfo, 6, "tables", "It is for the strategy \"swap\".");
 	r->progress.max_rate = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT32(4) > 0 ? PG_GETARG_INT32(4) : -1;
 	r->workers = PG_ARGISNULL(7) ? 1 : PG_GETARG_INT32(7);
+	r->republish = !PG_ARGISNULL(8) && PG_GETARG_BOOL(8);
 	check_arguments(r, id != NULL, strategy);
 	esrs_rebuild_init(r);
 

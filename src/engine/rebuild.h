@@ -14,6 +14,7 @@
 #include "engine/rebuild_progress.h"
 #include "handler/replay.h"
 #include "nodes/pg_list.h"
+#include "signal/notify.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/uuid.h"
@@ -31,6 +32,8 @@ typedef struct EsrsRebuild
 	int			workers;		/* processes that work on instances */
 	ArrayType  *truncate;		/* regclass[], or NULL */
 	ArrayType  *tables;			/* to be built beside the live ones, or NULL */
+	bool		republish;
+	EsrsRetelling *again;		/* if "republish": events of this transaction */
 	EsrsReplay	replay;
 	uint32	   *hashes;			/* of the names of its aggregates */
 	bool		async;

@@ -49,6 +49,8 @@ esrs_rebuild_instance(EsrsRebuild *r, const pg_uuid_t *id)
 		}
 	}
 	esrs_rebuild_leave_nothing(r);
+	if (r->republish)
+		esrs_notify_again_send(r->again);
 	MemoryContextSwitchTo(before);
 	MemoryContextDelete(context);
 }

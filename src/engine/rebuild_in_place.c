@@ -113,5 +113,7 @@ esrs_rebuild_in_place(EsrsRebuild *r)
 	if (r->async)
 		esrs_rebuild_done_async(r, range.upto);
 	esrs_rebuild_leave_nothing(r);
+	if (r->republish)
+		esrs_notify_again_send(r->again);
 	esrs_rebuild_forget_unfinished(r);
 }

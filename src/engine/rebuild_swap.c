@@ -155,5 +155,7 @@ esrs_rebuild_swap(EsrsRebuild *r)
 	{
 		esrs_swaps_note((char *) lfirst(lc));
 	}
+	if (r->republish)
+		esrs_notify_again_send(r->again);
 	esrs_rebuild_forget_unfinished(r);
 }

@@ -156,6 +156,24 @@ esrs_rebuild_load(EsrsRebuild *r)
 	return true;
 }
 
+/* Whoever asks for notifications is to get them. */
+static void
+check_notifies(EsrsRebuild *r)
+{
+	ListCell   *lc;
+
+	foreach(lc, r->replay.aggregates)
+	{
+		EsrsAggregate *agg = (EsrsAggregate *) lfirst(lc);
+
+		if (esrs_notify_mode(agg) == ESRS_NOTIFY_OFF)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("events of aggregate \"%s\" are not notified of", agg->name),
+					 errhint("Set its option \"notify\" to \"worker\" or \"commit\", or leave \"republish\" out.")));
+	}
+}
+
 /*
  * Look up the aggregates of all handlers, with their tables locked until the
  * transaction ends, always in the same order.  In the current context.
@@ -199,6 +217,8 @@ esrs_rebuild_lock_aggregates(EsrsRebuild *r, LOCKMODE mode)
 		/* that their role sees all events */
 		(void) esrs_consumer_aggregates(((EsrsReplayed *) lfirst(lc))->consumer, &hashes);
 	}
+	if (r->republish)
+		check_notifies(r);
 }
 
 static void

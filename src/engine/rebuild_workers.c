@@ -63,6 +63,7 @@ typedef struct Shared
 	Oid			user;
 	int			security;
 	int32		max_rate;		/* of one process */
+	bool		republish;
 	int			nnames;
 	pg_atomic_uint32 stop;		/* the caller has no use for the result */
 	EsrsRebuildCounts counts;
@@ -113,6 +114,7 @@ fill_shared(EsrsRebuild *r, Workers *workers, shm_toc *toc, List *states)
 	shared->authenticated_user = GetAuthenticatedUserId();
 	GetUserIdAndSecContext(&shared->user, &shared->security);
 	shared->max_rate = r->progress.max_rate == 0 ? 0 : Max(r->progress.max_rate / r->workers, 1);
+	shared->republish = r->republish;
 	shared->nnames = list_length(r->names);
 	pg_atomic_init_u32(&shared->stop, 0);
 	pg_atomic_init_u64(&shared->counts.events, 0);
@@ -392,6 +394,7 @@ work(Shared *shared, char *names, char *version)
 	r->version = version;
 	r->progress.max_rate = shared->max_rate;
 	r->progress.counts = &shared->counts;
+	r->republish = shared->republish;
 	esrs_rebuild_init(r);
 
 	StartTransactionCommand();

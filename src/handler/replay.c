@@ -174,6 +174,29 @@ esrs_replay_guarded(void (*body) (void *arg), void *arg)
 	PG_END_TRY();
 }
 
+/* Tell which events of a portion were for a handler, each once. */
+static void
+tell_handled(Portion *portion)
+{
+	EsrsReplay *replay = portion->replay;
+
+	for (int i = 0; i < portion->n; i++)
+	{
+		EsrsBatchItem *item = &portion->items[i];
+		ListCell   *lc;
+
+		if (item->record->deletion)
+			continue;
+		foreach(lc, replay->handlers)
+		{
+			if (!concerns((EsrsReplayed *) lfirst(lc), item))
+				continue;
+			replay->handled(replay, item->agg, item->record);
+			break;
+		}
+	}
+}
+
 /* Replay a portion: the events before a deletion, the deletion, and so on. */
 static void
 replay_portion(Portion *portion)
@@ -197,7 +220,8 @@ replay_portion(Portion *portion)
 
 /*
  * Call the handlers with the events of a range, whatever its "max".  The bound
- * was taken before.  Memory does not grow with the number of events.
+ * was taken before.  Memory does not grow with the number of events, but for what
+ * PostgreSQL itself keeps of rows that one transaction changes more than once.
  *
  * A handler must not append meanwhile: what it did once would be done again.
  */
@@ -227,6 +251,8 @@ esrs_replay_events(EsrsReplay *replay, EsrsFeedRange *range)
 		{
 			range->after = portion.items[portion.n - 1].record->position;
 			replay_portion(&portion);
+			if (replay->handled)
+				tell_handled(&portion);
 			if (replay->progress)
 				replay->progress(replay, portion.n - portion.deletions);
 		}

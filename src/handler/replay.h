@@ -33,6 +33,12 @@ struct EsrsReplay
 	int64		portion;		/* so many events at once */
 	bool		deletions;		/* replay them too */
 
+	/*
+	 * called for each event of a portion that a handler was called with, if
+	 * set
+	 */
+	void		(*handled) (EsrsReplay *replay, EsrsAggregate *agg, EsrsRecord *record);
+
 	/* called after each portion, if set */
 	void		(*progress) (EsrsReplay *replay, int64 events);
 	void	   *arg;

@@ -306,32 +306,31 @@ summary_of(List *summaries, const char *aggregate)
 	return NULL;
 }
 
-/*
- * Send notifications of a list of EsrsNotice, at the commit of this transaction;
- * of an aggregate that has too many, one for all.
- */
-void
-esrs_notify_send(List *notices)
+/* Count a notice in, with the others of its aggregate. */
+static Summary *
+count_in(List **summaries, const EsrsNotice *p)
 {
-	List	   *summaries = NIL;
+	Summary    *s = summary_of(*summaries, p->aggregate);
+
+	if (s == NULL)
+	{
+		s = palloc0(sizeof(Summary));
+		s->aggregate = p->aggregate;
+		s->from = p->position;
+		*summaries = lappend(*summaries, s);
+	}
+	s->count++;
+	s->from = Min(s->from, p->position);
+	s->to = Max(s->to, p->position);
+	return s;
+}
+
+/* Send them; of an aggregate that has too many, one for all. */
+static void
+send_all(List *notices, List *summaries)
+{
 	ListCell   *lc;
 
-	foreach(lc, notices)
-	{
-		EsrsNotice *p = (EsrsNotice *) lfirst(lc);
-		Summary    *s = summary_of(summaries, p->aggregate);
-
-		if (s == NULL)
-		{
-			s = palloc0(sizeof(Summary));
-			s->aggregate = p->aggregate;
-			s->from = p->position;
-			summaries = lappend(summaries, s);
-		}
-		s->count++;
-		s->from = Min(s->from, p->position);
-		s->to = Max(s->to, p->position);
-	}
 	foreach(lc, notices)
 	{
 		EsrsNotice *p = (EsrsNotice *) lfirst(lc);
@@ -350,6 +349,78 @@ esrs_notify_send(List *notices)
 		}
 	}
 }
+
+/* Send notifications of a list of EsrsNotice, at the commit of this transaction. */
+void
+esrs_notify_send(List *notices)
+{
+	List	   *summaries = NIL;
+	ListCell   *lc;
+
+	foreach(lc, notices)
+	{
+		(void) count_in(&summaries, (EsrsNotice *) lfirst(lc));
+	}
+	send_all(notices, summaries);
+}
+
+/* ------------------------------------------------------------------------
+ * Telling again
+ * ------------------------------------------------------------------------
+ */
+
+/* Old events that one transaction tells of, all that it needs of them. */
+struct EsrsRetelling
+{
+	MemoryContext context;
+	List	   *notices;		/* of an aggregate the first MAX_SINGLE */
+	List	   *summaries;
+};
+
+/* Nothing to tell so far.  Lives in the current context. */
+EsrsRetelling *
+esrs_notify_again_begin(void)
+{
+	EsrsRetelling *again = palloc0(sizeof(EsrsRetelling));
+
+	again->context = AllocSetContextCreate(CurrentMemoryContext, "esrs notify",
+										   ALLOCSET_SMALL_SIZES);
+	return again;
+}
+
+/*
+ * Tell of one more event, as if it had just been appended, whoever tells of new ones.
+ * Memory does not grow with their number.
+ */
+void
+esrs_notify_again(EsrsRetelling *again, EsrsAggregate *agg, const EsrsRecord *record)
+{
+	MemoryContext before = MemoryContextSwitchTo(again->context);
+	EsrsNotice *notice = palloc(sizeof(EsrsNotice));
+	Summary    *s = summary_of(again->summaries, agg->name);
+
+	esrs_notify_fill(notice, agg, record, s == NULL || s->count < MAX_SINGLE);
+	s = count_in(&again->summaries, notice);
+	if (s->count <= MAX_SINGLE)
+		again->notices = lappend(again->notices, notice);
+	else
+		pfree(notice);
+	MemoryContextSwitchTo(before);
+}
+
+/* Send what is to be told, at the commit of this transaction, and begin anew. */
+void
+esrs_notify_again_send(EsrsRetelling *again)
+{
+	send_all(again->notices, again->summaries);
+	again->notices = again->summaries = NIL;
+	MemoryContextReset(again->context);
+}
+
+/* ------------------------------------------------------------------------
+ * Ends of transactions
+ * ------------------------------------------------------------------------
+ */
 
 /*
  * NOTIFY cannot be prepared.  What the worker would have told, if there were one,
