@@ -16,6 +16,7 @@
 #include "config.h"
 #include "utils/guc.h"
 
+bool		esrs_config_direct_append = true;
 int			esrs_config_max_json_depth = 100;
 int			esrs_config_max_nesting = 8;
 int			esrs_config_max_payload_size = 16 * 1024;
@@ -43,6 +44,14 @@ static const struct config_enum_entry notify_payload_options[] = {
 void
 esrs_config_define(void)
 {
+	DefineCustomBoolVariable("esrs.direct_append",
+							 "Stores and reads the events of plain tables without SQL statements.",
+							 "Tables with triggers on INSERT, row security and the like are always reached by statements.",
+							 &esrs_config_direct_append,
+							 true,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
 	DefineCustomIntVariable("esrs.max_json_depth",
 							"Sets the maximum nesting depth of commands, events and metadata.",
 							NULL,

@@ -28,6 +28,7 @@ typedef enum EsrsNotifyPayload
 /* Greatest value of esrs.max_workers. */
 #define ESRS_WORKERS_LIMIT	8
 
+extern bool esrs_config_direct_append;
 extern int	esrs_config_max_json_depth;
 extern int	esrs_config_max_nesting;
 extern int	esrs_config_max_payload_size;	/* kilobytes */

@@ -57,6 +57,7 @@ typedef struct EsrsAggregate
 	char	   *table;			/* its qualified, quoted name */
 	char	   *sequence_index_name;	/* unique (aggregate_id,
 										 * sequence_number) */
+	EsrsDirectAccess direct;	/* to the table, as long as this is valid */
 	uint32		hash;			/* of the name, for locks */
 	bool		adopted;		/* shares its table with the Rust library */
 	bool		v4_ids;

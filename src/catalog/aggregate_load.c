@@ -350,6 +350,7 @@ esrs_aggregate_load(EsrsAggregate *agg)
 	agg->sequence_index_name = MemoryContextStrdup(agg->context, info.sequence_index);
 	agg->unchanging = info.unchanging;
 	agg->stamp = info.stamp;
+	agg->direct = info.direct;
 	load_functions(agg, given, &info);
 	agg->meaning = meaning(agg);
 	return true;

@@ -50,6 +50,19 @@ typedef struct EsrsHistoryStamp
 	TransactionId newest;		/* that wrote one of them, if not long ago */
 } EsrsHistoryStamp;
 
+/*
+ * How far the table can be reached without statements, see event_table_direct.c.
+ * The obstacles are constants: why not, or NULL.
+ */
+typedef struct EsrsDirectAccess
+{
+	const char *read_obstacle;
+	const char *append_obstacle;
+	Oid			index;			/* unique (aggregate_id, sequence_number) */
+	AttrNumber	columns[ESRS_EVENT_TABLE_COLUMNS];	/* as in esrs_event_columns */
+	AttrNumber	last_column;	/* the greatest of them */
+} EsrsDirectAccess;
+
 typedef struct EsrsTableInfo
 {
 	Oid			owner;
@@ -62,11 +75,14 @@ typedef struct EsrsTableInfo
 	bool		unchanging;		/* what is inserted is stored, and only
 								 * esrs_delete() changes it */
 	EsrsHistoryStamp stamp;		/* of this table, if unchanging */
+	EsrsDirectAccess direct;	/* if not FOREIGN */
 } EsrsTableInfo;
 
 extern EsrsTableCondition esrs_event_table_inspect(Oid events, const char *name,
 												   EsrsTableInfo *info);
 extern char *esrs_event_table_name(Oid events);
+extern Oid	esrs_event_table_sequence_index(Relation rel, char **name);
+extern void esrs_event_table_direct_access(Relation rel, EsrsDirectAccess *access);
 extern AttrNumber esrs_event_table_column(TupleDesc desc, const char *name);
 extern char *esrs_event_table_problem(Relation rel, int ncolumns);
 extern bool esrs_event_table_has_our_key(Relation rel);

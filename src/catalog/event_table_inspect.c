@@ -98,8 +98,8 @@ is_whole(Relation index)
  * The unique index on exactly (aggregate_id, sequence_number), or InvalidOid; and
  * its name, in the current context, if that is asked for.
  */
-static Oid
-find_sequence_index(Relation rel, char **name)
+Oid
+esrs_event_table_sequence_index(Relation rel, char **name)
 {
 	AttrNumber	aggregate_id = esrs_event_table_column(RelationGetDescr(rel), "aggregate_id");
 	AttrNumber	sequence = esrs_event_table_column(RelationGetDescr(rel), "sequence_number");
@@ -132,7 +132,7 @@ find_sequence_index(Relation rel, char **name)
 bool
 esrs_event_table_has_our_key(Relation rel)
 {
-	return RelationGetPrimaryKeyIndex(rel) == find_sequence_index(rel, NULL);
+	return RelationGetPrimaryKeyIndex(rel) == esrs_event_table_sequence_index(rel, NULL);
 }
 
 /*
@@ -156,7 +156,7 @@ esrs_event_table_problem(Relation rel, int ncolumns)
 		find_inheritance_children(RelationGetRelid(rel), NoLock) != NIL)
 		return pstrdup("another table inherits from it");
 	problem = check_columns(rel, ncolumns);
-	if (problem == NULL && !OidIsValid(find_sequence_index(rel, NULL)))
+	if (problem == NULL && !OidIsValid(esrs_event_table_sequence_index(rel, NULL)))
 		problem = pstrdup("it has no unique index on (aggregate_id, sequence_number)");
 	return problem;
 }
@@ -327,7 +327,7 @@ esrs_event_table_inspect(Oid events, const char *name, EsrsTableInfo *info)
 	{
 		Trigger    *guard = esrs_event_table_guard(rel);
 
-		if (!OidIsValid(find_sequence_index(rel, &info->sequence_index)))
+		if (!OidIsValid(esrs_event_table_sequence_index(rel, &info->sequence_index)))
 			info->sequence_index = pstrdup(""); /* dropped CONCURRENTLY just
 												 * now */
 		info->guarded = guard != NULL && guard->tgenabled == TRIGGER_FIRES_ALWAYS;
@@ -335,6 +335,7 @@ esrs_event_table_inspect(Oid events, const char *name, EsrsTableInfo *info)
 			!rel->trigdesc->trig_insert_before_row;
 		if (info->unchanging)
 			read_stamp(events, guard->tgoid, &info->stamp);
+		esrs_event_table_direct_access(rel, &info->direct);
 		if (!esrs_event_table_names(rel, name, &info->callbacks))
 			condition = ESRS_TABLE_NO_DEFAULT;
 	}

@@ -3,8 +3,9 @@
  * append.c
  *	  Storing new events.
  *
- * Events are stored as the owner of the table, by one fixed statement.  The
- * position is drawn here, by the same function that is the column's default.
+ * Where nothing is in the way, rows are stored without a statement: direct.c.  All
+ * others are stored as the owner of the table, by one fixed statement.  Either way
+ * the position is drawn by the same function that is the column's default.
  *
  * The unique index on (aggregate_id, sequence_number) is the last line behind
  * the instance lock: it holds against writers that take no lock and against
@@ -23,6 +24,7 @@
 #include "base/uuid.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "store/direct.h"
 #include "store/position.h"
 #include "user/event.h"
 #include "utils/builtins.h"
@@ -111,39 +113,47 @@ rethrow(EsrsAggregate *agg, EsrsRecord *record, MemoryContext context)
 	ReThrowError(error);
 }
 
+/* Store new events by statements, as the owner of the table. */
+static void
+append_by_statements(EsrsAggregate *agg, List *records)
+{
+	EsrsIdentity before;
+	SPIPlanPtr	plan;
+	ListCell   *lc;
+
+	esrs_security_become(&before, agg->owner);
+	esrs_spi_begin();
+	plan = append_plan(agg);
+	foreach(lc, records)
+	{
+		CHECK_FOR_INTERRUPTS();
+		insert_record(agg, plan, (EsrsRecord *) lfirst(lc));
+	}
+	esrs_spi_end();
+	esrs_security_restore(&before);
+}
+
 /*
  * Store new events of one instance and fill their positions.  Everything else
- * in the records is set; the instance is locked.
+ * in the records is set; the instance and the table are locked.
  */
 void
 esrs_append(EsrsAggregate *agg, List *records)
 {
 	MemoryContext context = CurrentMemoryContext;
-	EsrsRecord *volatile record = NULL;
-	EsrsIdentity before;
-	SPIPlanPtr	plan;
 
 	if (records == NIL)
 		return;
-	esrs_security_become(&before, agg->owner);
-	esrs_spi_begin();
-	plan = append_plan(agg);
 	PG_TRY();
 	{
-		ListCell   *lc;
-
-		foreach(lc, records)
-		{
-			CHECK_FOR_INTERRUPTS();
-			record = (EsrsRecord *) lfirst(lc);
-			insert_record(agg, plan, record);
-		}
+		if (esrs_direct_append_obstacle(agg) == NULL)
+			esrs_direct_append(agg, records);
+		else
+			append_by_statements(agg, records);
 	}
 	PG_CATCH();
 	{
-		rethrow(agg, record, context);
+		rethrow(agg, (EsrsRecord *) linitial(records), context);
 	}
 	PG_END_TRY();
-	esrs_spi_end();
-	esrs_security_restore(&before);
 }

@@ -23,6 +23,7 @@
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "store/direct.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -37,38 +38,41 @@
 	" AND sequence_number OPERATOR(pg_catalog.<=) $3" \
 	" ORDER BY sequence_number"
 
-/* The event in a row whose first columns are ESRS_READ_COLUMNS; it borrows from it. */
+/* The event in the values of ESRS_READ_COLUMNS; it borrows from them. */
 void
-esrs_read_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc)
+esrs_read_row(EsrsRecord *record, const Datum *values, const bool *nulls)
 {
-	Datum		value;
-	bool		isnull;
-
 	memset(record, 0, sizeof(*record));
-	value = SPI_getbinval(tuple, desc, 1, &isnull);
-	record->deletion = isnull;
-	if (!isnull)
-		record->id = *DatumGetUUIDP(value);
-	value = SPI_getbinval(tuple, desc, 2, &isnull);
-	if (isnull)
+	record->deletion = nulls[0];
+	if (!nulls[0])
+		record->id = *DatumGetUUIDP(values[0]);
+	if (nulls[1])
 		ereport(ERROR,
 				(errcode(ESRS_ERRCODE_BAD_EVENT),
 				 errmsg("event in an events table has no aggregate_id")));
-	record->aggregate_id = *DatumGetUUIDP(value);
-	value = SPI_getbinval(tuple, desc, 3, &isnull);
-	if (isnull && !record->deletion)
+	record->aggregate_id = *DatumGetUUIDP(values[1]);
+	if (nulls[2] && !record->deletion)
 		ereport(ERROR,
 				(errcode(ESRS_ERRCODE_BAD_EVENT),
 				 errmsg("event in an events table has no payload")));
-	record->payload = isnull ? NULL : DatumGetJsonbP(value);
-	record->occurred_on = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 4, &isnull));
-	value = SPI_getbinval(tuple, desc, 5, &isnull);
-	record->sequence_number = isnull ? 0 : DatumGetInt32(value);
-	value = SPI_getbinval(tuple, desc, 6, &isnull);
-	record->version = isnull ? ESRS_NO_VERSION : DatumGetInt32(value);
-	record->position = DatumGetInt64(SPI_getbinval(tuple, desc, 7, &isnull));
-	value = SPI_getbinval(tuple, desc, 8, &isnull);
-	record->metadata = isnull ? NULL : DatumGetJsonbP(value);
+	record->payload = nulls[2] ? NULL : DatumGetJsonbP(values[2]);
+	record->occurred_on = DatumGetTimestampTz(values[3]);
+	record->sequence_number = nulls[4] ? 0 : DatumGetInt32(values[4]);
+	record->version = nulls[5] ? ESRS_NO_VERSION : DatumGetInt32(values[5]);
+	record->position = DatumGetInt64(values[6]);
+	record->metadata = nulls[7] ? NULL : DatumGetJsonbP(values[7]);
+}
+
+/* The same of a row of SPI whose first columns are those. */
+void
+esrs_read_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc)
+{
+	Datum		values[ESRS_EVENT_TABLE_COLUMNS];
+	bool		nulls[ESRS_EVENT_TABLE_COLUMNS];
+
+	for (int i = 0; i < ESRS_EVENT_TABLE_COLUMNS; i++)
+		values[i] = SPI_getbinval(tuple, desc, i + 1, &nulls[i]);
+	esrs_read_row(record, values, nulls);
 }
 
 /*
@@ -129,14 +133,20 @@ static void
 read_portions(EsrsAggregate *agg, const pg_uuid_t *id, int32 from, int32 to, bool with_xmin,
 			  Snapshot snapshot, bool as_owner, EsrsReader reader, void *arg)
 {
-	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event",
-													  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext row_context;
 	EsrsPlan	plan = with_xmin ?
 	(as_owner ? ESRS_PLAN_GO_ON : ESRS_PLAN_GO_ON_AS_CALLER) :
 	(as_owner ? ESRS_PLAN_READ : ESRS_PLAN_READ_AS_CALLER);
 	Oid			types[3] = {UUIDOID, INT4OID, INT4OID};
 	Datum		values[3];
 
+	if (esrs_direct_read_obstacle(agg, as_owner) == NULL)
+	{
+		esrs_direct_read(agg, id, from, to, snapshot, reader, arg);
+		return;
+	}
+	row_context = AllocSetContextCreate(CurrentMemoryContext, "esrs event",
+										ALLOCSET_DEFAULT_SIZES);
 	values[0] = UUIDPGetDatum(id);
 	values[2] = Int32GetDatum(to);
 	esrs_spi_begin();
@@ -212,6 +222,11 @@ esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 	Datum		values[1] = {UUIDPGetDatum(id)};
 	bool		isnull;
 
+	if (esrs_direct_read_obstacle(agg, true) == NULL)
+	{
+		esrs_direct_read_newest(agg, id, snapshot, newest);
+		return;
+	}
 	memset(newest, 0, sizeof(*newest));
 	esrs_spi_begin();
 	if (select_as(agg, ESRS_PLAN_NEWEST, "SELECT sequence_number, id, occurred_on FROM %s"

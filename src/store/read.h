@@ -40,6 +40,7 @@ extern Portal esrs_read_open(EsrsAggregate *agg, Snapshot snapshot);
 extern bool esrs_read_next(Portal cursor, EsrsReader reader, void *arg);
 extern void esrs_read_newest(EsrsAggregate *agg, const pg_uuid_t *id, Snapshot snapshot,
 							 EsrsNewest *newest);
+extern void esrs_read_row(EsrsRecord *record, const Datum *values, const bool *nulls);
 extern void esrs_read_record(EsrsRecord *record, HeapTuple tuple, TupleDesc desc);
 
 #endif							/* ESRS_STORE_READ_H */
