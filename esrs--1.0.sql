@@ -832,6 +832,11 @@ RETURNS oid
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'esrs_lock_hash';
 
+CREATE FUNCTION esrs.append_obstacle(aggregate text)
+RETURNS text
+LANGUAGE C STABLE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'esrs_append_obstacle';
+
 CREATE VIEW @extschema@.esrs_lag AS
 SELECT c.name AS handler, c.partition, c.status, c."position", c.safe_position, c.head,
        c.events_behind, c.oldest_unhandled, c.attempts, c.retry_at, c.last_error, c.worker_pid
@@ -984,6 +989,7 @@ COMMENT ON FUNCTION @extschema@.esrs_ack(text, bigint, text) IS 'the events of a
 COMMENT ON FUNCTION @extschema@.esrs_nack(text, text, interval, text) IS 'give the events of a poll back';
 COMMENT ON FUNCTION esrs.consumers() IS 'where asynchronous event handlers and subscriptions stand';
 COMMENT ON FUNCTION esrs.lock_hash(text) IS 'the classid of the locks with which writers of an aggregate publish bounds';
+COMMENT ON FUNCTION esrs.append_obstacle(text) IS 'why events of an aggregate are stored by INSERT statements, which costs more; null if they are not';
 COMMENT ON FUNCTION @extschema@.esrs_states(text, timestamptz) IS 'the states of all instances, now or at an earlier time';
 COMMENT ON FUNCTION esrs.fold(jsonb, jsonb) IS 'one step of an aggregate <name>_state';
 COMMENT ON FUNCTION esrs.fold(jsonb, jsonb, int) IS 'one step of an aggregate <name>_state';

@@ -107,4 +107,5 @@ ALTER SYSTEM RESET esrs.max_workers;
 SELECT pg_reload_conf();
 SELECT esrs_unregister_aggregate('rw', true);
 DROP SCHEMA esrs_workers CASCADE;
+DROP OWNED BY esrs_rw_owner, esrs_rw_stranger;
 DROP ROLE esrs_rw_owner, esrs_rw_stranger;

@@ -59,7 +59,8 @@ typedef struct EsrsDirectAccess
 	const char *read_obstacle;
 	const char *append_obstacle;
 	Oid			index;			/* unique (aggregate_id, sequence_number) */
-	AttrNumber	columns[ESRS_EVENT_TABLE_COLUMNS];	/* as in esrs_event_columns */
+	AttrNumber	columns[ESRS_EVENT_TABLE_COLUMNS];	/* as in
+													 * esrs_event_columns */
 	AttrNumber	last_column;	/* the greatest of them */
 } EsrsDirectAccess;
 

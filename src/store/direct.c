@@ -31,6 +31,7 @@
 #include "miscadmin.h"
 #include "store/position.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -38,6 +39,8 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(esrs_append_obstacle);
 
 /*
  * Why statements are to be used whatever the table is.  The definition of the
@@ -81,6 +84,18 @@ esrs_direct_read_obstacle(EsrsAggregate *agg, bool as_owner)
 		 check_enable_rls(agg->events, InvalidOid, true) == RLS_ENABLED))
 		obstacle = "the current user may not see all rows";
 	return obstacle;
+}
+
+/* esrs.append_obstacle(aggregate) returns text: why its events are stored by statements */
+Datum
+esrs_append_obstacle(PG_FUNCTION_ARGS)
+{
+	const char *obstacle =
+	esrs_direct_append_obstacle(esrs_aggregate_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0))));
+
+	if (obstacle == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(obstacle));
 }
 
 /* ------------------------------------------------------------------------
