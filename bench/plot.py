@@ -294,6 +294,61 @@ def memory():
     tables['memory'] = lines
 
 
+def engine():
+    data = rows('engine')
+    if data is None:
+        return
+    cost = {}
+    for r in data:
+        cost.setdefault(r['variant'], {})[int(r['round'])] = float(r['us'])
+
+    def ratio(a, b):
+        values = [cost[a][n] / cost[b][n] for n in cost[a]]
+        return statistics.median(values), min(values), max(values)
+
+    lines = ['| | CPU, microseconds | to the bare row | spread |', '|---|---:|---:|---:|']
+    names = sorted(cost, key=lambda name: (not name.startswith('raw'), list(cost).index(name)))
+    for name in names:
+        lines.append('| %s | %.2f | %.2f | %.2f to %.2f |' % (
+            (name, statistics.median(cost[name].values())) + ratio(name, 'raw')))
+    tables['engine'] = lines
+
+    goals = [('a command, beside the bare row', 'C', 'raw', 3),
+             ('a command without statements, beside one with them', 'C', 'C, by statements', .5),
+             ('a SQL aggregate, beside one in C', 'SQL', 'C', 2.5),
+             ('10,000 commands in one call, each beside one alone', 'C, 10,000 commands in one call', 'C', 2),
+             ('10,000 events of one command, each beside one alone', 'C, 10,000 events of one command', 'C', 2),
+             ('a command beside itself: the noise', 'C, once more', 'C', None)]
+    lines = ['| ratio | median | spread | goal |', '|---|---:|---:|---|']
+    for text, a, b, goal in goals:
+        r = ratio(a, b)
+        lines.append('| %s | %.2f | %.2f to %.2f | %s |' % (
+            (text,) + r + ('' if goal is None else 'at most %g: %s' % (goal, 'met' if r[0] <= goal else '**missed**'),)))
+    tables['engine-goals'] = lines
+
+    lines = ['| transactional handler | CPU more than without, microseconds | of it beyond the statement |', '|---|---:|---:|']
+    alone = statistics.median(cost["the handlers' statement alone"].values())
+    for name in names:
+        if not name.endswith('handler') and 'handler that' not in name:
+            continue
+        more = statistics.median(cost[name][n] - cost['C'][n] for n in cost[name])
+        lines.append('| %s | %.2f | %s |' % (name[3:], more, '' if 'nothing' in name else '%.2f' % (more - alone)))
+    lines.append('| its statement alone, from PL/pgSQL | %.2f | |' % alone)
+    tables['engine-handlers'] = lines
+
+    figure, ax = plt.subplots(figsize=(8, 4.6))
+    names.reverse()
+    ax.barh(names, [statistics.median(cost[n].values()) for n in names],
+            color=['#888a85' if n.startswith('raw') or n.startswith('the') else '#3465a4' for n in names])
+    for i, name in enumerate(names):
+        ax.text(statistics.median(cost[name].values()), i, ' %.1f' % statistics.median(cost[name].values()),
+                va='center', fontsize=8)
+    ax.tick_params(axis='y', labelsize=8)
+    ax.set_xlabel('microseconds of CPU of the backend, for a command or a row')
+    save(figure, 'engine')
+
+
+engine()
 latency()
 backlog()
 writers()
@@ -308,7 +363,7 @@ if readme:
     about, sets = {}, {}
     for r in rows('about'):
         about.setdefault(r['set'], {})[r['key']] = r['value']
-    for name in sorted(about, key='latency backlog writers rebuild streams memory'.split().index):
+    for name in sorted(about, key='engine latency backlog writers rebuild streams memory'.split().index):
         machine = about[name]
         sets.setdefault('commit %s, %s; PostgreSQL %s; %s CPUs (%s); one fdatasync %s ms' % tuple(
             machine[k] for k in ('commit', 'date', 'postgresql', 'cpus', 'cpu', 'fsync_ms')), []).append(name)

@@ -19,6 +19,7 @@ PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(bench_stock);
 PG_FUNCTION_INFO_V1(bench_movements);
+PG_FUNCTION_INFO_V1(bench_returned);
 
 /* A column of an event that is never null. */
 static Datum
@@ -87,6 +88,31 @@ bench_movements(PG_FUNCTION_ARGS)
 	Oid			types[] = {INT8OID, UUIDOID, INT4OID};
 	Datum		values[] = {column(event, "position"), column(event, "aggregate_id"), copies(event)};
 
+	insert(&plan, "INSERT INTO movements VALUES ($1, $2, $3)", lengthof(types), types, values);
+	PG_RETURN_VOID();
+}
+
+/* bench_returned(esrs_event) returns void: the same for {"Returned": {"num_of_copies": n}} */
+Datum
+bench_returned(PG_FUNCTION_ARGS)
+{
+	static SPIPlanPtr plan = NULL;
+	HeapTupleHeader event = PG_GETARG_HEAPTUPLEHEADER(0);
+	Jsonb	   *payload = DatumGetJsonbP(column(event, "payload"));
+	Oid			types[] = {INT8OID, UUIDOID, INT4OID};
+	Datum		values[3];
+	JsonbValue	content;
+	JsonbValue	number;
+
+	if (getKeyJsonValueFromContainer(&payload->root, "Returned", strlen("Returned"), &content) == NULL ||
+		content.type != jbvBinary ||
+		getKeyJsonValueFromContainer(content.val.binary.data, "num_of_copies",
+									 strlen("num_of_copies"), &number) == NULL ||
+		number.type != jbvNumeric)
+		elog(ERROR, "event has no number of copies");
+	values[0] = column(event, "position");
+	values[1] = column(event, "aggregate_id");
+	values[2] = DirectFunctionCall1(numeric_int4, NumericGetDatum(number.val.numeric));
 	insert(&plan, "INSERT INTO movements VALUES ($1, $2, $3)", lengthof(types), types, values);
 	PG_RETURN_VOID();
 }
