@@ -25,6 +25,7 @@
 #include "signal/slots.h"
 #include "signal/wakeup.h"
 #include "user/call.h"
+#include "user/expression.h"
 #include "worker/launcher.h"
 
 PG_MODULE_MAGIC;
@@ -44,4 +45,5 @@ _PG_init(void)
 	esrs_snapshots_init();
 	esrs_launcher_init();
 	esrs_redirect_init();
+	esrs_expression_init();
 }

@@ -29,6 +29,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "user/expression.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -269,6 +270,8 @@ esrs_function_init(EsrsFunction *function, Oid oid, MemoryContext parent)
 		elog(ERROR, "cache lookup failed for function %u", oid);
 	function->returns_set = ((Form_pg_proc) GETSTRUCT(tuple))->proretset;
 	function->sql = ((Form_pg_proc) GETSTRUCT(tuple))->prolang == SQLlanguageId;
+	function->resolved = function->sql && !function->returns_set &&
+		!heap_attisnull(tuple, Anum_pg_proc_prosqlbody, NULL);
 	ReleaseSysCache(tuple);
 }
 
@@ -374,6 +377,9 @@ esrs_function_call(EsrsFunction *function, MemoryContext scratch,
 
 	Assert(nargs <= 2 && !function->returns_set);
 	check_stack_depth();
+	if (esrs_expression_call(function, scratch, current_epoch, nargs, args,
+							 (Datum *) &result, isnull))
+		return result;
 	finfo = acquire(function, scratch);
 	kept = (finfo == function->finfo);
 	InitFunctionCallInfoData(*fcinfo, finfo, nargs, InvalidOid, NULL, NULL);

@@ -13,6 +13,8 @@
 #include "fmgr.h"
 #include "utils/acl.h"
 
+typedef struct EsrsExpression EsrsExpression;
+
 /* A function that is ready to be called, or none if oid is InvalidOid. */
 typedef struct EsrsFunction
 {
@@ -24,6 +26,8 @@ typedef struct EsrsFunction
 	FmgrInfo   *finfo;			/* NULL: not looked up, or spoilt by an error */
 	bool		busy;			/* a call of it is in progress */
 	bool		sql;			/* LANGUAGE sql */
+	bool		resolved;		/* and its body is not text */
+	EsrsExpression *expression; /* of such a one, see expression.c; or NULL */
 	uint64		epoch;			/* in which finfo was made, for sql */
 } EsrsFunction;
 
