@@ -348,7 +348,49 @@ def engine():
     save(figure, 'engine')
 
 
+def throughput():
+    data = rows('throughput')
+    if data is None:
+        return
+    tps = {}
+    for r in data:
+        key = r['durability'], r['product'], r['keys'], r['notify'], r['listeners']
+        tps.setdefault(key, {})[int(r['round'])] = float(r['tps'])
+
+    def ratio(a, b):
+        values = [tps[a][n] / tps[b][n] for n in tps[a] if n in tps[b]]
+        return '%.2f (%.2f to %.2f)' % (statistics.median(values), min(values), max(values))
+
+    names = {'raw': 'bare INSERT', 'esrs': 'esrs', 'message-db': 'message-db'}
+    lines = ['| | commit | keys | commands/s (median) | to the bare INSERT | to message-db |', '|---|---|---|---:|---:|---:|']
+    bars = []
+    for key in sorted(tps, key=lambda k: (k[0], k[2], k[3] != 'off', k[4], list(names).index(k[1]))):
+        durability, product, keys, notify, listeners = key
+        text = names[product]
+        if notify != 'off':
+            text += ', notifications by the worker, %s' % ('nobody listens' if listeners == '0' else '%s listeners' % listeners)
+        peer = (durability, 'message-db', keys, 'off', '0')
+        lines.append('| %s | %s | %s | %s | %s | %s |' % (
+            text, 'asynchronous' if durability == 'async' else 'flushed', keys,
+            format(round(statistics.median(tps[key].values())), ','),
+            '' if product == 'raw' else ratio(key, (durability, 'raw', keys, 'off', '0')),
+            ratio(key, peer) if product == 'esrs' and peer in tps else ''))
+        bars.append(('%s, %s keys, %s' % (text, keys, 'async' if durability == 'async' else 'flushed'),
+                     statistics.median(tps[key].values()), product))
+    tables['throughput'] = lines
+    figure, ax = plt.subplots(figsize=(8.5, 5))
+    bars.reverse()
+    ax.barh([b[0] for b in bars], [b[1] for b in bars],
+            color=[{'raw': '#888a85', 'esrs': '#3465a4', 'message-db': '#ce5c00'}[b[2]] for b in bars])
+    for i, b in enumerate(bars):
+        ax.text(b[1], i, ' ' + format(round(b[1]), ','), va='center', fontsize=7)
+    ax.tick_params(axis='y', labelsize=7)
+    ax.set_xlabel('transactions per second, 8 clients')
+    save(figure, 'throughput')
+
+
 engine()
+throughput()
 latency()
 backlog()
 writers()
@@ -363,12 +405,12 @@ if readme:
     about, sets = {}, {}
     for r in rows('about'):
         about.setdefault(r['set'], {})[r['key']] = r['value']
-    for name in sorted(about, key='engine latency backlog writers rebuild streams memory'.split().index):
+    for name in sorted(about, key='engine throughput latency backlog writers rebuild streams memory'.split().index):
         machine = about[name]
         sets.setdefault('commit %s, %s; PostgreSQL %s; %s CPUs (%s); one fdatasync %s ms' % tuple(
             machine[k] for k in ('commit', 'date', 'postgresql', 'cpus', 'cpu', 'fsync_ms')), []).append(name)
     tables['about'] = ['* %s: %s' % (', '.join(names), line) for line, names in sets.items()]
-    tables['about'] += ['', 'fsync and synchronous_commit are on.']
+    tables['about'] += ['', 'fsync and synchronous_commit are on, where nothing else is said.']
     for name, lines in tables.items():
         begin, end = '<!-- begin %s -->\n' % name, '<!-- end %s -->' % name
         head, rest = text.split(begin, 1)
