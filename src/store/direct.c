@@ -165,7 +165,10 @@ esrs_direct_append(EsrsAggregate *agg, List *records)
 		record->xmin = GetCurrentTransactionId();
 	}
 
-	/* their locks are kept, as that of the table: taken anew for each event they cost */
+	/*
+	 * their locks are kept, as that of the table: taken anew for each event
+	 * they cost
+	 */
 	for (int i = 0; i < target->ri_NumIndices; i++)
 		index_close(target->ri_IndexRelationDescs[i], NoLock);
 	ExecResetTupleTable(estate->es_tupleTable, false);
